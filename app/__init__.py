@@ -1,0 +1,1 @@
+"""Sluiceway: an HTTP guardrail in front of language models."""

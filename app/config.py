@@ -1,0 +1,189 @@
+"""Settings: everything an operator can choose, with unit, bound and description.
+
+Knows nothing about the parts it configures. Values come from the environment (`SLUICEWAY_` prefix,
+`__` between group and name); only `main`, `cli` and `api.dependencies` read them.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+
+
+def shipped(name: str) -> Path:
+    """A folder that the project ships: beside `app/` in a checkout, inside it in a wheel."""
+    package = Path(__file__).resolve().parent
+    checkout = package.parent / name
+    return checkout if checkout.is_dir() else package / name
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ServerSettings(_Group):
+    """The HTTP server."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")
+    max_body_bytes: int = Field(
+        4_194_304, ge=1_024, le=1_073_741_824, description="Largest request body, in bytes."
+    )
+    max_inputs: int = Field(
+        256, ge=1, le=10_000, description="Most texts in one moderation request."
+    )
+    deadline_ms: int = Field(
+        30_000,
+        ge=100,
+        le=600_000,
+        description="Longest time for one moderation request, in milliseconds.",
+    )
+    shutdown_grace_s: int = Field(
+        20, ge=0, le=600, description="Seconds that open streams may take when stopping."
+    )
+
+
+class ApiKey(_Group):
+    """One caller. The key itself is never stored: `sluiceway key` prints its sha256."""
+
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$", description="Name used in logs.")
+    sha256: str = Field(description="Hex sha256 of the key.")
+    policies: tuple[str, ...] = Field(
+        (), description="Policies this key may use; empty means all of them."
+    )
+    default_policy: str | None = Field(None, description="Policy when the request names none.")
+    may_loosen: bool = Field(False, description="May ask for less than the policy demands.")
+    may_administer: bool = Field(False, description="May reload the policies.")
+    requests_per_minute: int | None = Field(
+        None, ge=1, le=1_000_000, description="Own rate limit instead of the common one."
+    )
+
+    @field_validator("sha256")
+    @classmethod
+    def _is_sha256(cls, value: str) -> str:
+        if not _SHA256.fullmatch(value):
+            raise ValueError("must be 64 lower-case hexadecimal digits: the sha256 of the key")
+        return value
+
+
+class AuthSettings(_Group):
+    """Who may call. Without keys everybody may, so listen on loopback only."""
+
+    keys: tuple[ApiKey, ...] = Field((), description="Accepted keys, as a JSON list.")
+    requests_per_minute: int = Field(
+        6_000, ge=1, le=10_000_000, description="Rate limit per key, or per address without keys."
+    )
+
+
+class ModelSettings(_Group):
+    """Where the detectors' models are and how they run."""
+
+    folder: Path = Field(default_factory=lambda: shipped("models"), description="Model folder.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where models run.")
+    threads: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="Threads of one model run; 0 takes half the cores, so that HTTP keeps up.",
+    )
+    max_batch_tokens: int = Field(
+        4_096, ge=128, le=1_048_576, description="Token budget of a batch, padding counted."
+    )
+    max_queue_tokens: int = Field(
+        262_144, ge=512, le=16_777_216, description="Waiting tokens beyond which callers get 429."
+    )
+
+
+class PolicySettings(_Group):
+    """Where policies are and which one is used when nobody chooses."""
+
+    folder: Path = Field(default_factory=lambda: shipped("policies"), description="Policy folder.")
+    default: str = Field("default", description="Policy when neither request nor key names one.")
+
+
+class UpstreamSettings(_Group):
+    """The chat API that the proxy guards. Without a URL the embedded model answers."""
+
+    base_url: str | None = Field(
+        None, description="An OpenAI-compatible server, such as `http://localhost:8080/v1`."
+    )
+    api_key: SecretStr | None = Field(
+        None,
+        description="Sent upstream; without it the caller's own key goes through if we ask none.",
+    )
+    connect_timeout_ms: int = Field(5_000, ge=10, le=120_000, description="To connect.")
+    read_timeout_ms: int = Field(
+        120_000, ge=100, le=3_600_000, description="Between two pieces of an answer."
+    )
+    write_timeout_ms: int = Field(30_000, ge=100, le=600_000, description="To send the request.")
+    pool_timeout_ms: int = Field(5_000, ge=10, le=120_000, description="For a free connection.")
+    max_connections: int = Field(256, ge=1, le=10_000, description="Connections kept at most.")
+    max_reply_bytes: int = Field(
+        33_554_432, ge=1_024, le=1_073_741_824, description="Largest answer, in bytes."
+    )
+    breaker_failures: int = Field(
+        5, ge=1, le=1_000, description="Failures in a row after which the upstream is left alone."
+    )
+    breaker_reset_ms: int = Field(
+        10_000, ge=100, le=600_000, description="Time until one request tries it again."
+    )
+
+
+class GenerationSettings(_Group):
+    """The embedded language model."""
+
+    enabled: bool = Field(True, description="Answer chats with the embedded model if no upstream.")
+    cache: Path = Field(
+        default_factory=lambda: Path.home() / ".cache" / "sluiceway",
+        description="Folder for the converted weights.",
+    )
+    threads: int = Field(0, ge=0, le=256, description="Threads of the model; 0 takes all cores.")
+    max_running: int = Field(4, ge=1, le=256, description="Chats answered at the same time.")
+    max_waiting: int = Field(16, ge=0, le=4_096, description="Chats waiting; beyond: 429.")
+    max_context_tokens: int = Field(
+        2_048, ge=128, le=8_192, description="Longest prompt plus answer, in tokens."
+    )
+
+
+class CacheSettings(_Group):
+    """Verdicts of texts seen before."""
+
+    backend: Literal["memory", "redis", "none"] = Field("memory", description="Where they are.")
+    max_entries: int = Field(20_000, ge=1, le=10_000_000, description="Entries kept in memory.")
+    ttl_s: int = Field(600, ge=1, le=604_800, description="Seconds that an entry lives.")
+    redis_url: SecretStr | None = Field(None, description="Such as `redis://localhost:6379/0`.")
+
+
+class LogSettings(_Group):
+    """Logging. User text is never logged, at any level."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level.")
+    style: Literal["auto", "json", "console"] = Field(
+        "auto", description="`auto` is console on a terminal and JSON elsewhere."
+    )
+
+
+class Settings(BaseSettings):
+    """All settings of one process."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SLUICEWAY_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+    )
+
+    server: Annotated[ServerSettings, Field(default_factory=ServerSettings)]
+    auth: Annotated[AuthSettings, Field(default_factory=AuthSettings)]
+    models: Annotated[ModelSettings, Field(default_factory=ModelSettings)]
+    policies: Annotated[PolicySettings, Field(default_factory=PolicySettings)]
+    upstream: Annotated[UpstreamSettings, Field(default_factory=UpstreamSettings)]
+    generation: Annotated[GenerationSettings, Field(default_factory=GenerationSettings)]
+    cache: Annotated[CacheSettings, Field(default_factory=CacheSettings)]
+    logs: Annotated[LogSettings, Field(default_factory=LogSettings)]

@@ -1,0 +1,1 @@
+"""The pure core: what is judged, what was found, what follows. No IO, no clock, no framework."""

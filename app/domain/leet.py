@@ -1,0 +1,92 @@
+"""Leetspeak: digits and signs that stand for letters (`h0w t0 m4k3 a b0mb`).
+
+Knows nothing about what the words mean; the lexicon only settles doubtful ones.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Iterator
+from typing import Final
+
+from app.domain.lexicon import WORDS
+from app.domain.view import Edit
+
+_SIGNS: Final = "01345789@$!|"  # 2 and 6 stand for no letter: most hashes hold one of them
+_READINGS: Final = tuple(
+    # 1 and | are i or l, and in k111 both: the first i, the rest l.
+    str.maketrans(_SIGNS, f"o{one}eastbgasi{one}")
+    for one in "il"
+)
+_SHAPE: Final = bytes.maketrans(
+    f"{string.ascii_letters}{string.digits}@$!|".encode(), b"a" * 52 + b"0" * 14
+)
+_TOKEN: Final = re.compile(r"[A-Za-z0-9@$!|]+")
+_MAIL: Final = re.compile(r"@[\w-]+\.\w")
+_INNER: Final = re.compile(r"[a-z][01345789@$!]+[a-z]")
+_LONG_NUMBER: Final = re.compile(r"\d{3}")
+_MIXED_CASE: Final = re.compile(r"[a-z].*[A-Z]")
+_LONGEST: Final = 20
+_VOWEL: Final = re.compile(r"[aeiouy]")
+
+
+def leet(text: str) -> list[Edit]:
+    """Edits that read the leetspeak of `text`; none unless a word of three letters comes out."""
+    shape = text.encode("ascii", "replace").translate(_SHAPE)
+    if b"a0" not in shape and b"0a" not in shape:
+        return []
+    edits = list(_words(text))
+    return edits if any(len(word) > 2 for _, _, word in edits) else []  # noqa: PLR2004
+
+
+def _words(text: str) -> Iterator[Edit]:
+    for chunk in re.finditer(r"\S+", text):
+        if "://" in chunk[0] or _MAIL.search(chunk[0]):
+            continue
+        for token in _TOKEN.finditer(chunk[0]):
+            word = unleet(token[0])
+            if word is not None:
+                start = chunk.start() + token.start()
+                yield start, start + len(word), word
+
+
+def unleet(token: str) -> str | None:
+    """The word that `token` spells in leetspeak, or None; `!` at the end is punctuation.
+
+    A word of the lexicon is always taken. Any other must look like a word and have its signs
+    between letters: `mp3`, `utf8`, `4th`, `$12`, hashes and base64 stay what they are.
+    """
+    token = token.rstrip("!|")
+    lower = token.lower()
+    if not lower or lower.isalpha() or not any(map(str.isalpha, lower)):
+        return None
+    readings = [_restored(token, reading) for reading in _candidates(lower)]
+    for reading in readings:
+        if reading.lower() in WORDS:
+            return reading
+    letters = sum(map(str.isalpha, lower))
+    wordlike = (
+        3 < len(token) < _LONGEST  # noqa: PLR2004
+        and letters * 2 >= len(token)
+        and readings[0].isalpha()
+        and _INNER.search(lower)
+        and not _LONG_NUMBER.search(lower)
+        and not _MIXED_CASE.search(token)
+        and _VOWEL.search(readings[0].lower())
+    )
+    return readings[0] if wordlike else None
+
+
+def _candidates(lower: str) -> Iterator[str]:
+    for reading in _READINGS:
+        yield lower.translate(reading)
+    head, one, tail = lower.partition("1")
+    yield (head + one).translate(_READINGS[0]) + tail.translate(_READINGS[1])
+
+
+def _restored(token: str, reading: str) -> str:
+    """Letters that were letters keep their case."""
+    return "".join(
+        [old if old.isalpha() else new for old, new in zip(token, reading, strict=True)]
+    )

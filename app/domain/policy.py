@@ -1,0 +1,194 @@
+"""Policies: thresholds and consequences, and how a caller may tighten them.
+
+Pure: where policies come from is `moderation/policies.py`; what follows from one is `verdict.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Final
+
+from app.domain.categories import Category
+from app.domain.conversation import Stage
+from app.domain.detection import OperatingPoint
+from app.domain.errors import PolicyLoosened
+
+
+class Action(StrEnum):
+    """A consequence, from mild to severe."""
+
+    ALLOW = "allow"
+    FLAG = "flag"
+    REDACT = "redact"
+    BLOCK = "block"
+
+    @property
+    def severity(self) -> int:
+        """Rank for comparing: the most severe consequence of a text wins."""
+        return _SEVERITY[self]
+
+
+_SEVERITY: Final[Mapping[Action, int]] = {action: rank for rank, action in enumerate(Action)}
+
+
+class FailMode(StrEnum):
+    """What a detector that could not judge means for the text."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+class StreamMode(StrEnum):
+    """Whether streamed text waits for its verdict."""
+
+    HOLD = "hold"
+    FAST = "fast"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """From which score a category counts as found, and what follows."""
+
+    threshold: float | OperatingPoint
+    action: Action
+
+
+@dataclass(frozen=True, slots=True)
+class StagePolicy:
+    """What is looked for on one side of the model.
+
+    A category without an entry in `rules` follows `default`.
+    """
+
+    detectors: tuple[str, ...]
+    default: Rule
+    rules: Mapping[Category, Rule] = field(default_factory=dict)
+    fail: FailMode = FailMode.CLOSED
+    deadline_ms: int = 5_000
+    on_unscannable: Action = Action.FLAG
+    scan_tool_definitions: bool = False
+
+    def rule(self, category: Category) -> Rule:
+        """The rule for `category`."""
+        return self.rules.get(category, self.default)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPolicy:
+    """How streamed text is held until it was judged. Sizes count letters and digits.
+
+    A judged window ends `window_chars` after it began; its last `overlap_chars` stay held, so a
+    phrase of at most that size never leaves in part.
+    """
+
+    mode: StreamMode = StreamMode.HOLD
+    first_window_chars: int = 96
+    window_chars: int = 320
+    overlap_chars: int = 64
+    max_wait_ms: int = 400
+    buffer_chars: int = 65_536
+    fail_tail: FailMode = FailMode.CLOSED
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One named set of rules. `digest` changes with any of them."""
+
+    name: str
+    digest: str
+    input: StagePolicy
+    output: StagePolicy
+    stream: StreamPolicy = field(default_factory=StreamPolicy)
+    enforce: bool = True
+    refuse_with_200: bool = False
+    refusal: str = "I can't help with that."
+    description: str = ""
+
+    def stage(self, stage: Stage) -> StagePolicy:
+        """The rules of one side."""
+        return self.input if stage is Stage.INPUT else self.output
+
+
+def tighten(
+    policy: Policy,
+    *,
+    thresholds: Mapping[Category, float] | None = None,
+    detectors: Sequence[str] | None = None,
+    stream: StreamPolicy | None = None,
+    may_loosen: bool = False,
+    resolved: Mapping[Stage, Mapping[Category, float]],
+) -> Policy:
+    """Apply a caller's wishes to a policy.
+
+    Args:
+        policy: The policy that was chosen.
+        thresholds: Wished threshold per category, for both stages.
+        detectors: Wished detectors; those of the policy must be among them.
+        stream: Wished hold-back.
+        may_loosen: Whether the caller's key may ask for less than the policy demands.
+        resolved: The policy's lowest threshold per stage and category, as numbers.
+
+    Raises:
+        PolicyLoosened: A wish would let through what the policy stops.
+    """
+    if detectors is not None and not may_loosen:
+        _check_detectors(policy, detectors)
+    if stream is not None and not may_loosen:
+        _check_stream(policy.stream, stream)
+    stages = {
+        stage: _tightened_stage(
+            policy.stage(stage), thresholds or {}, detectors, resolved[stage], may_loosen=may_loosen
+        )
+        for stage in Stage
+    }
+    return replace(
+        policy,
+        input=stages[Stage.INPUT],
+        output=stages[Stage.OUTPUT],
+        stream=stream or policy.stream,
+    )
+
+
+def _check_detectors(policy: Policy, wished: Sequence[str]) -> None:
+    missing = (set(policy.input.detectors) | set(policy.output.detectors)) - set(wished)
+    if missing:
+        raise PolicyLoosened(
+            f"the policy demands the detectors {sorted(missing)}; this key may not drop them",
+            param="detectors",
+        )
+
+
+def _check_stream(demanded: StreamPolicy, wished: StreamPolicy) -> None:
+    if demanded.mode is StreamMode.HOLD and wished.mode is not StreamMode.HOLD:
+        raise PolicyLoosened("the policy demands that streamed text is held", param="stream.mode")
+    if wished.overlap_chars < demanded.overlap_chars:
+        raise PolicyLoosened(
+            f"the policy demands an overlap of {demanded.overlap_chars}", param="stream.overlap"
+        )
+
+
+def _tightened_stage(
+    rules: StagePolicy,
+    thresholds: Mapping[Category, float],
+    detectors: Sequence[str] | None,
+    resolved: Mapping[Category, float],
+    *,
+    may_loosen: bool,
+) -> StagePolicy:
+    changed = dict(rules.rules)
+    for category, threshold in thresholds.items():
+        if threshold > resolved.get(category, 1.0) and not may_loosen:
+            raise PolicyLoosened(
+                f"the threshold of {category.value} may only be lowered",
+                param=f"thresholds.{category.value}",
+            )
+        action = rules.rule(category).action
+        # A caller that names a threshold wants to hear of it, even where the policy shrugs.
+        changed[category] = Rule(threshold, Action.FLAG if action is Action.ALLOW else action)
+    return replace(
+        rules,
+        rules=changed,
+        detectors=tuple(detectors) if detectors is not None else rules.detectors,
+    )

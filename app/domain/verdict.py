@@ -1,0 +1,248 @@
+"""The verdict: what follows when detections meet a policy.
+
+Pure: the engine collects the outcomes, the proxy and the API act on the verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from app.domain.categories import Category
+from app.domain.conversation import Stage
+from app.domain.detection import Detection, Detector, OperatingPoint, Unscanned
+from app.domain.policy import Action, FailMode, Policy, Rule, StagePolicy
+
+
+class DetectorStatus(StrEnum):
+    """How a detector's work on one text ended."""
+
+    OK = "ok"
+    ERROR = "error"
+    TIMEOUT = "timeout"
+    OVERLOADED = "overloaded"
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is no answer."""
+        return self is not DetectorStatus.OK
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How much of the text was read, in code points, and why the rest was not."""
+
+    scanned: int
+    total: int
+    reasons: tuple[Unscanned, ...] = ()
+
+    @property
+    def ratio(self) -> float:
+        """Scanned over total; 1.0 for an empty text that hides nothing."""
+        if self.total:
+            return self.scanned / self.total
+        return 0.0 if self.reasons else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorReport:
+    """One detector's share in a verdict.
+
+    `score`, `threshold` and `category` are those of the category nearest to or furthest over its
+    threshold.
+    """
+
+    name: str
+    status: DetectorStatus
+    score: float
+    threshold: float
+    category: Category | None
+    duration_ms: float
+    cached: bool
+    coverage: Coverage
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one detector found in a whole conversation, before any policy: input of `decide`."""
+
+    detector: Detector
+    status: DetectorStatus
+    detections: tuple[Detection, ...]
+    duration_ms: float
+    cached: bool
+    coverage: Coverage
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The result for one conversation.
+
+    `action` is what the policy says; `enforced` is False in a policy that only watches.
+    `category_scores` holds the categories that some detector answered for. `detections` are those
+    over their threshold. `degraded` names why text may pass without a full judgement ("" if not).
+    """
+
+    stage: Stage
+    policy: str
+    action: Action
+    enforced: bool
+    flagged: Mapping[Category, Action]
+    category_scores: Mapping[Category, float]
+    detections: tuple[Detection, ...]
+    reports: tuple[DetectorReport, ...]
+    coverage: Coverage
+    degraded: str = ""
+
+    @property
+    def blocks(self) -> bool:
+        """Whether the text must not pass."""
+        return self.enforced and self.action is Action.BLOCK
+
+    @property
+    def unjudged(self) -> bool:
+        """Whether it blocks only because a detector failed: nothing unsafe was found."""
+        return self.blocks and bool(self.degraded) and Action.BLOCK not in self.flagged.values()
+
+    @property
+    def passed_unjudged(self) -> bool:
+        """Whether text passes that a failed detector should have judged: a bypass."""
+        return bool(self.degraded) and not self.blocks
+
+    @property
+    def redactions(self) -> tuple[Detection, ...]:
+        """The detections whose text must be replaced before the rest passes."""
+        if not self.enforced:
+            return ()
+        return tuple(d for d in self.detections if self.flagged.get(d.category) is Action.REDACT)
+
+    @property
+    def top_category(self) -> Category | None:
+        """The most severe category, the highest score first."""
+        if not self.flagged:
+            return None
+        return max(
+            self.flagged,
+            key=lambda c: (self.flagged[c].severity, self.category_scores.get(c, 0.0)),
+        )
+
+
+def resolve_threshold(rule: Rule, detector: Detector, stage: Stage, category: Category) -> float:
+    """The number behind a rule: its own, or the detector's for the named operating point."""
+    if isinstance(rule.threshold, OperatingPoint):
+        return detector.threshold(stage, category, rule.threshold)
+    return rule.threshold
+
+
+def decide(
+    outcomes: Sequence[Outcome],
+    policy: Policy,
+    stage: Stage,
+    unscannable: Sequence[Unscanned] = (),
+) -> Verdict:
+    """Turn what the detectors found into a verdict.
+
+    A detection at or over its threshold takes its rule's action; the most severe action wins. A
+    failed detector blocks in a stage that fails closed, and is named in `degraded` in one that
+    fails open. `unscannable` says that there is content no detector can read (media).
+    """
+    rules = policy.stage(stage)
+    scores: dict[Category, float] = {}
+    flagged: dict[Category, Action] = {}
+    over: list[Detection] = []
+    reports: list[DetectorReport] = []
+    for outcome in outcomes:
+        reports.append(_report(outcome, rules, stage))
+        for detection in outcome.detections:
+            category = detection.category
+            scores[category] = max(scores.get(category, 0.0), detection.score)
+            rule = rules.rule(category)
+            if rule.action is Action.ALLOW:
+                continue
+            if detection.score >= resolve_threshold(rule, outcome.detector, stage, category):
+                flagged[category] = rule.action
+                over.append(detection)
+    failed = [outcome for outcome in outcomes if outcome.status.failed]
+    actions = [Action.ALLOW, *flagged.values()]
+    if failed and rules.fail is FailMode.CLOSED:
+        actions.append(Action.BLOCK)
+    if unscannable:
+        actions.append(rules.on_unscannable)
+    return Verdict(
+        stage=stage,
+        policy=policy.name,
+        action=max(actions, key=lambda action: action.severity),
+        enforced=policy.enforce,
+        flagged=flagged,
+        category_scores=scores,
+        detections=tuple(over),
+        reports=tuple(reports),
+        coverage=_weakest(outcomes, unscannable),
+        degraded=failed[0].status.value if failed else "",
+    )
+
+
+def _report(outcome: Outcome, rules: StagePolicy, stage: Stage) -> DetectorReport:
+    """The detection that is nearest to (or furthest over) its threshold stands for the detector."""
+    best: tuple[float, float, float, Category | None] = (-2.0, 0.0, 0.0, None)
+    for detection in outcome.detections:
+        rule = rules.rule(detection.category)
+        threshold = resolve_threshold(rule, outcome.detector, stage, detection.category)
+        margin = detection.score - threshold
+        if margin > best[0]:
+            best = (margin, detection.score, threshold, detection.category)
+    _, score, threshold, category = best
+    return DetectorReport(
+        name=outcome.detector.name,
+        status=outcome.status,
+        score=score,
+        threshold=threshold,
+        category=category,
+        duration_ms=outcome.duration_ms,
+        cached=outcome.cached,
+        coverage=outcome.coverage,
+    )
+
+
+def _weakest(outcomes: Sequence[Outcome], unscannable: Sequence[Unscanned]) -> Coverage:
+    """The coverage of a verdict is that of the detector that read least."""
+    if not outcomes:
+        return Coverage(0, 0, tuple(unscannable))
+    weakest = min((outcome.coverage for outcome in outcomes), key=lambda c: c.ratio)
+    return replace(weakest, reasons=tuple(dict.fromkeys((*weakest.reasons, *unscannable))))
+
+
+def merge(verdicts: Sequence[Verdict]) -> Verdict:
+    """One verdict for a prompt and its response: the most severe action, the highest scores.
+
+    The stage and policy of the last one stand for all.
+
+    Raises:
+        ValueError: `verdicts` is empty.
+    """
+    if not verdicts:
+        raise ValueError("nothing to merge")
+    flagged: dict[Category, Action] = {}
+    scores: dict[Category, float] = {}
+    for verdict in verdicts:
+        for category, action in verdict.flagged.items():
+            known = flagged.get(category, Action.ALLOW)
+            flagged[category] = max(known, action, key=lambda a: a.severity)
+        for category, score in verdict.category_scores.items():
+            scores[category] = max(scores.get(category, 0.0), score)
+    coverages = [verdict.coverage for verdict in verdicts]
+    return replace(
+        verdicts[-1],
+        action=max((verdict.action for verdict in verdicts), key=lambda action: action.severity),
+        flagged=flagged,
+        category_scores=scores,
+        detections=tuple(d for verdict in verdicts for d in verdict.detections),
+        reports=tuple(r for verdict in verdicts for r in verdict.reports),
+        coverage=Coverage(
+            scanned=sum(coverage.scanned for coverage in coverages),
+            total=sum(coverage.total for coverage in coverages),
+            reasons=tuple(dict.fromkeys(r for coverage in coverages for r in coverage.reasons)),
+        ),
+        degraded=next((verdict.degraded for verdict in verdicts if verdict.degraded), ""),
+    )

@@ -1,0 +1,1 @@
+"""Running models: texts in, scores out. Knows nothing about policies or HTTP."""

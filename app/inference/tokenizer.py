@@ -1,0 +1,57 @@
+"""A model's tokenizer: text to tokens with offsets, nothing truncated, nothing hidden.
+
+Knows nothing about models or windows.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from app.domain.detection import Gap, Unscanned
+from app.domain.errors import ConfigurationError
+from app.inference.backend import Encoding
+
+
+class TextTokenizer:
+    """Reads `tokenizer.json`. Safe to call from any thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._tokenizer = Tokenizer.from_file(str(path))
+        if self._tokenizer.truncation is not None or self._tokenizer.padding is not None:
+            raise ConfigurationError(f"{path.name} truncates or pads: text would be hidden")
+        self._tokenizer.encode_special_tokens = True  # a typed "[SEP]" is text like any other
+        self.start_id = self._required("[CLS]")
+        self.end_id = self._required("[SEP]")
+        self.padding_id = self._required("[PAD]")
+        self._unknown_id = self._required("[UNK]")
+
+    def encode(self, text: str) -> Encoding:
+        """All of `text`, without special tokens; characters without a token become gaps."""
+        encoded = self._tokenizer.encode(text, add_special_tokens=False)
+        offsets: list[tuple[int, int]] = encoded.offsets
+        gaps = tuple(
+            Gap(start, end, Unscanned.UNKNOWN_TOKEN)
+            for token, (start, end) in zip(encoded.ids, offsets, strict=True)
+            if token == self._unknown_id
+        )
+        return Encoding(ids=encoded.ids, offsets=offsets, gaps=gaps)
+
+    def _required(self, token: str) -> int:
+        found = self._tokenizer.token_to_id(token)
+        if found is None:
+            raise ConfigurationError(f"the tokenizer has no token {token}")
+        return int(found)
+
+
+def windows(length: int, size: int, overlap: int) -> list[tuple[int, int]]:
+    """Cut `length` tokens into overlapping windows `(start, end)` that cover all of them."""
+    spans = []
+    start = 0
+    while start < length:
+        spans.append((start, min(start + size, length)))
+        if start + size >= length:
+            break
+        start += size - overlap
+    return spans

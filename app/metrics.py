@@ -1,0 +1,390 @@
+"""The catalogue: every Prometheus metric of the service, with help text, labels and buckets.
+
+Knows nothing about who counts. Instruments belong to a `Metrics` object, never to this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import product
+from types import MappingProxyType
+from typing import Final, Generic, NamedTuple, TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+
+from app.domain.categories import Category
+from app.domain.conversation import Stage
+from app.domain.detection import Unscanned
+from app.domain.errors import (
+    CircuitOpen,
+    DetectorTimeout,
+    Overloaded,
+    UpstreamError,
+    UpstreamProtocolError,
+    UpstreamTimeout,
+)
+from app.domain.policy import Action
+
+MAX_POLICY_LABELS: Final = 20
+OTHER_POLICY: Final = "other"
+
+DETECTOR_FAILURES: Final = frozenset({"error", "timeout", "overloaded", "invalid_scores"})
+UPSTREAM_FAILURES: Final = frozenset(
+    {
+        "upstream_unavailable",
+        "upstream_timeout",
+        "upstream_protocol_error",
+        "upstream_status_4xx",
+        "upstream_status_5xx",
+        "circuit_open",
+    }
+)
+
+LABEL_VALUES: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
+    {
+        "stage": frozenset(Stage),
+        "verdict": frozenset(Action),
+        "category": frozenset(Category),
+        "reason": frozenset(Unscanned),
+        "endpoint": frozenset({"moderate", "moderations", "chat_completions", "cli"}),
+        "detector": frozenset(
+            {"keywords", "pii", "prompt_detector", "moderator", "llm_guard", "critic"}
+        ),
+        "error_type": DETECTOR_FAILURES | UPSTREAM_FAILURES,
+        "cache": frozenset({"memory", "redis"}),
+        "result": frozenset({"hit", "miss", "joined", "error", "success", "failure"}),
+        "resource": frozenset({"batcher", "generation", "rate_limit"}),
+        "upstream": frozenset({"default"}),
+        # Of the HTTP metrics: status classes, since the code itself says little more.
+        "status": frozenset({"1xx", "2xx", "3xx", "4xx", "5xx"}),
+    }
+)
+"""The closed set behind each label. `policy` is not here: see `Metrics.policy_label`."""
+
+_FAST: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+_STEP: Final = (0.0001, 0.0002, 0.0005, *_FAST[:-1])
+_SLOW: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0)
+_SCORE: Final = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+_TEXTS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
+_TOKENS: Final = tuple(float(2**power) for power in range(4, 18))
+_CHARS: Final = (16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 16384.0, 65536.0)
+
+_Kind = TypeVar("_Kind", Counter, Gauge, Histogram)
+
+
+@dataclass(frozen=True, slots=True)
+class _Declared(Generic[_Kind]):
+    """A metric as written down; each `Metrics` object makes its own instrument from it."""
+
+    kind: type[_Kind]
+    name: str
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+    def __get__(self, metrics: object, owner: type) -> _Kind:
+        # Only for the types: the instrument in the object's own namespace comes first.
+        raise AttributeError(f"{self.name} belongs to an object, not to the class")
+
+    def instrument(self, registry: CollectorRegistry) -> _Kind:
+        """The real thing, registered."""
+        # The stubs of the three constructors differ only in what histograms add.
+        more = {"buckets": self.buckets} if self.buckets else {}
+        return self.kind(self.name, self.help, self.labels, registry=registry, **more)  # type: ignore[arg-type]
+
+
+class CatalogueEntry(NamedTuple):
+    """One row of the metrics table in the documentation."""
+
+    name: str
+    type: str
+    labels: tuple[str, ...]
+    help: str
+
+
+class Metrics:
+    """The instruments of one process. Safe to use from any thread."""
+
+    requests = _Declared(
+        Counter,
+        "guardrail_requests_total",
+        "Texts or conversations judged, by what followed.",
+        ("endpoint", "stage", "policy", "verdict"),
+    )
+    request_duration = _Declared(
+        Histogram,
+        "guardrail_request_duration_seconds",
+        "Time to judge one request at one stage, queueing included.",
+        ("endpoint", "stage"),
+        _FAST,
+    )
+    detector_duration = _Declared(
+        Histogram,
+        "guardrail_detector_duration_seconds",
+        "Time until a detector answered, queueing included.",
+        ("detector", "stage"),
+        _FAST,
+    )
+    detector_errors = _Declared(
+        Counter,
+        "guardrail_detector_errors_total",
+        "Times that a detector could not judge.",
+        ("detector", "error_type"),
+    )
+    blocks = _Declared(
+        Counter,
+        "guardrail_blocks_total",
+        "Blocked texts, once for each category that led to it.",
+        ("stage", "category", "policy"),
+    )
+    redactions = _Declared(
+        Counter,
+        "guardrail_redactions_total",
+        "Stretches of text that were replaced.",
+        ("stage", "category", "policy"),
+    )
+    score = _Declared(
+        Histogram,
+        "guardrail_score",
+        "Calibrated scores that detectors gave, as probabilities.",
+        ("detector", "category"),
+        _SCORE,
+    )
+    batch_size = _Declared(
+        Histogram,
+        "guardrail_batch_size",
+        "Texts in one run of a model.",
+        ("detector",),
+        _TEXTS,
+    )
+    batch_tokens = _Declared(
+        Histogram,
+        "guardrail_batch_tokens",
+        "Tokens in one run of a model, padding included.",
+        ("detector",),
+        _TOKENS,
+    )
+    queue_depth = _Declared(
+        Gauge,
+        "guardrail_queue_depth",
+        "Texts that wait for a run of a model.",
+        ("detector",),
+    )
+    queue_wait = _Declared(
+        Histogram,
+        "guardrail_queue_wait_seconds",
+        "Time that a text waited for its run of a model.",
+        ("detector",),
+        _STEP,
+    )
+    tokenization_duration = _Declared(
+        Histogram,
+        "guardrail_tokenization_seconds",
+        "Time to cut the texts of one call into tokens.",
+        ("detector",),
+        _STEP,
+    )
+    inference_duration = _Declared(
+        Histogram,
+        "guardrail_inference_seconds",
+        "Time of one run of a model.",
+        ("detector",),
+        _STEP,
+    )
+    stream_holdback_seconds = _Declared(
+        Histogram,
+        "guardrail_stream_holdback_seconds",
+        "Time that streamed text was held until it was judged.",
+        ("endpoint",),
+        _FAST,
+    )
+    stream_holdback_chars = _Declared(
+        Histogram,
+        "guardrail_stream_holdback_chars",
+        "Characters held when a window of a stream was judged.",
+        ("endpoint",),
+        _CHARS,
+    )
+    released_before_verdict = _Declared(
+        Counter,
+        "guardrail_stream_released_before_verdict_chars_total",
+        "Streamed characters that left before the detector had judged them; 0 in hold mode.",
+        ("endpoint", "detector"),
+    )
+    fast_policies = _Declared(
+        Gauge,
+        "guardrail_fast_policies",
+        "Loaded policies in fast mode, whose streams may run ahead of the verdict.",
+    )
+    bypass = _Declared(
+        Counter,
+        "guardrail_bypass_total",
+        "Texts let through unjudged because a detector failed and the policy fails open.",
+        ("stage", "error_type"),
+    )
+    scanned_chars = _Declared(
+        Counter,
+        "guardrail_scanned_chars_total",
+        "Characters that a detector read.",
+        ("detector",),
+    )
+    unscanned_chars = _Declared(
+        Counter,
+        "guardrail_unscanned_chars_total",
+        "Characters that a detector did not read.",
+        ("detector", "reason"),
+    )
+    cache_requests = _Declared(
+        Counter,
+        "guardrail_cache_requests_total",
+        "Look-ups of verdicts of texts seen before.",
+        ("cache", "result"),
+    )
+    upstream_duration = _Declared(
+        Histogram,
+        "guardrail_upstream_duration_seconds",
+        "Time from the call of the language model to the end of its answer.",
+        ("endpoint",),
+        _SLOW,
+    )
+    upstream_ttft = _Declared(
+        Histogram,
+        "guardrail_upstream_ttft_seconds",
+        "Time from the call of the language model to the first text of its stream.",
+        ("endpoint",),
+        _SLOW,
+    )
+    upstream_errors = _Declared(
+        Counter,
+        "guardrail_upstream_errors_total",
+        "Calls of the language model that failed.",
+        ("error_type",),
+    )
+    circuit_state = _Declared(
+        Gauge,
+        "guardrail_upstream_circuit_state",
+        "Breaker of the upstream: 0 closed, 1 half-open, 2 open.",
+        ("upstream",),
+    )
+    overloaded = _Declared(
+        Counter,
+        "guardrail_overloaded_total",
+        "Requests refused because a bounded resource was full.",
+        ("resource",),
+    )
+    policy_reload = _Declared(
+        Counter,
+        "guardrail_policy_reload_total",
+        "Attempts to load the policies; after a failure the last good ones stay.",
+        ("result",),
+    )
+    policy_loaded_timestamp = _Declared(
+        Gauge,
+        "guardrail_policy_loaded_timestamp_seconds",
+        "Unix time at which the policy in force was loaded.",
+        ("policy",),
+    )
+    canary_ok = _Declared(
+        Gauge,
+        "guardrail_canary_ok",
+        "1 if the detector gave the known answer to known texts the last time it was asked.",
+        ("detector",),
+    )
+    ready = _Declared(
+        Gauge,
+        "guardrail_ready",
+        "1 while requests can be served.",
+    )
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        if registry is None:
+            registry = CollectorRegistry()
+            ProcessCollector(registry=registry)
+        self.registry = registry
+        self._policies: set[str] = set()
+        for attribute, declared in _declarations().items():
+            setattr(self, attribute, declared.instrument(registry))
+        self._start_at_zero()
+
+    def register_policies(self, names: Iterable[str]) -> None:
+        """Give loaded policies a label value of their own, as long as there is room."""
+        for name in names:
+            if len(self._policies) < MAX_POLICY_LABELS:
+                self._policies.add(name)
+            self.policy_loaded_timestamp.labels(policy=self.policy_label(name))
+
+    def policy_label(self, name: str) -> str:
+        """The label value of a policy: its name, or `other` beyond the cap."""
+        return name if name in self._policies else OTHER_POLICY
+
+    def _start_at_zero(self) -> None:
+        # A counter that appears with its first event has no increase: alerts would miss that one.
+        for stage, error_type in product(Stage, DETECTOR_FAILURES):
+            self.bypass.labels(stage=stage, error_type=error_type)
+        for detector in LABEL_VALUES["detector"]:
+            self.released_before_verdict.labels(endpoint="chat_completions", detector=detector)
+        for error_type in UPSTREAM_FAILURES:
+            self.upstream_errors.labels(error_type=error_type)
+        for resource in LABEL_VALUES["resource"]:
+            self.overloaded.labels(resource=resource)
+        for result in ("success", "failure"):
+            self.policy_reload.labels(result=result)
+        for upstream in LABEL_VALUES["upstream"]:
+            self.circuit_state.labels(upstream=upstream)
+
+
+def _declarations() -> dict[str, _Declared[Counter] | _Declared[Gauge] | _Declared[Histogram]]:
+    return {name: value for name, value in vars(Metrics).items() if isinstance(value, _Declared)}
+
+
+def catalogue() -> list[CatalogueEntry]:
+    """Every metric, in the order of declaration."""
+    return [
+        CatalogueEntry(one.name, one.kind.__name__.lower(), one.labels, one.help)
+        for one in _declarations().values()
+    ]
+
+
+_ERROR_TYPES: Final[tuple[tuple[type[BaseException], str], ...]] = (
+    (DetectorTimeout, "timeout"),
+    (TimeoutError, "timeout"),
+    (Overloaded, "overloaded"),
+    (CircuitOpen, "circuit_open"),
+    (UpstreamTimeout, "upstream_timeout"),
+    (UpstreamProtocolError, "upstream_protocol_error"),
+    (UpstreamError, "upstream_unavailable"),
+)
+
+
+def error_type(error: BaseException) -> str:
+    """The `error_type` label of an exception: by its class, never by its message."""
+    return next((name for kind, name in _ERROR_TYPES if isinstance(error, kind)), "error")
+
+
+def unknown_labels(
+    registry: CollectorRegistry, more: Mapping[str, Iterable[str]] | None = None
+) -> list[str]:
+    """Every label of our metrics that is outside its closed set, as `metric{label="value"}`.
+
+    `more` adds closed sets that only the caller knows, such as the route templates of `handler`.
+    Policies are known by their load time: one that was never registered is reported.
+    """
+    samples = [sample for family in registry.collect() for sample in family.samples]
+    policies = {
+        sample.labels["policy"]
+        for sample in samples
+        if sample.name == Metrics.__dict__["policy_loaded_timestamp"].name
+    }
+    allowed = {name: set(values) for name, values in {**LABEL_VALUES, **(more or {})}.items()}
+    allowed["policy"] = (
+        policies | {OTHER_POLICY} if len(policies) <= MAX_POLICY_LABELS + 1 else set()
+    )
+    unknown = {
+        f'{sample.name}{{{label}="{value}"}}'
+        for sample in samples
+        if sample.name.startswith(("guardrail_", "http_"))
+        for label, value in sample.labels.items()
+        if label != "le" and value not in allowed.get(label, ())
+    }
+    return sorted(unknown)

@@ -1,0 +1,1 @@
+"""The engine: conversations in, verdicts out, whole or streamed."""

@@ -1,0 +1,140 @@
+"""Scans of texts seen before, in memory or in Redis.
+
+Knows nothing about policies: a scan holds scores, thresholds come later, so a cached scan stays
+right when a policy changes. Texts are not kept, only their hashes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol
+
+import orjson
+import structlog
+from cachetools import TTLCache
+
+from app.domain.categories import Category
+from app.domain.conversation import Stage
+from app.domain.detection import Detection, Detector, Gap, Scan, Unscanned
+
+_PREFIX: Final = "sluiceway:scan:"
+
+_log = structlog.get_logger(__name__)
+
+
+def scan_key(detector: Detector, stage: Stage, text: str) -> str:
+    """The same only for the same text, stage and model: 256 bits."""
+    # Lone surrogates are legal in a Python string, and in JSON.
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass"))
+    digest.update(f"\0{stage}\0{detector.name}\0{detector.digest}".encode())
+    return digest.hexdigest()
+
+
+class ScanCache(Protocol):
+    """Where scans are kept. A cache that is out of order answers nothing and never raises."""
+
+    @property
+    def name(self) -> str:
+        """The metric label."""
+        ...
+
+    async def get(self, keys: Sequence[str]) -> list[Scan | None]:
+        """The scan for each key, or None."""
+        ...
+
+    async def put(self, scans: Mapping[str, Scan]) -> None:
+        """Keep these."""
+        ...
+
+    async def close(self) -> None:
+        """Give connections back."""
+        ...
+
+
+class MemoryCache:
+    """In this process; the oldest entries leave first."""
+
+    name = "memory"
+
+    def __init__(self, *, max_entries: int, ttl_s: int) -> None:
+        self._scans: TTLCache[str, Scan] = TTLCache(max_entries, ttl_s)
+
+    async def get(self, keys: Sequence[str]) -> list[Scan | None]:
+        """See `ScanCache`."""
+        return [self._scans.get(key) for key in keys]
+
+    async def put(self, scans: Mapping[str, Scan]) -> None:
+        """See `ScanCache`."""
+        self._scans.update(scans)
+
+    async def close(self) -> None:
+        """See `ScanCache`."""
+        self._scans.clear()
+
+
+class RedisClient(Protocol):
+    """The part of `redis.asyncio.Redis` that is used."""
+
+    async def mget(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        """The values of `keys`."""
+        ...
+
+    async def set(self, name: str, value: bytes, *, ex: int) -> object:
+        """Keep a value for `ex` seconds."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        ...
+
+
+class RedisCache:
+    """Shared by several instances. When Redis fails, every text is simply judged again."""
+
+    name = "redis"
+
+    def __init__(self, client: RedisClient, *, ttl_s: int) -> None:
+        self._client = client
+        self._ttl_s = ttl_s
+
+    async def get(self, keys: Sequence[str]) -> list[Scan | None]:
+        """See `ScanCache`."""
+        try:
+            values = await self._client.mget([_PREFIX + key for key in keys])
+            return [_load(value) if value else None for value in values]
+        except Exception as error:  # noqa: BLE001 - a broken cache is no reason to stop judging
+            _log.warning("cache_failed", operation="get", error=type(error).__name__)
+            return [None] * len(keys)
+
+    async def put(self, scans: Mapping[str, Scan]) -> None:
+        """See `ScanCache`."""
+        try:
+            for key, scan in scans.items():
+                await self._client.set(_PREFIX + key, _dump(scan), ex=self._ttl_s)
+        except Exception as error:  # noqa: BLE001 - as above
+            _log.warning("cache_failed", operation="put", error=type(error).__name__)
+
+    async def close(self) -> None:
+        """See `ScanCache`."""
+        await self._client.aclose()
+
+
+def _dump(scan: Scan) -> bytes:
+    return orjson.dumps(
+        [
+            [[d.detector, d.category, d.score, d.start, d.end, d.label] for d in scan.detections],
+            [[gap.start, gap.end, gap.reason] for gap in scan.gaps],
+        ]
+    )
+
+
+def _load(value: bytes) -> Scan:
+    detections, gaps = orjson.loads(value)
+    return Scan(
+        tuple(
+            Detection(detector, Category(category), score, start, end, label)
+            for detector, category, score, start, end, label in detections
+        ),
+        tuple(Gap(start, end, Unscanned(reason)) for start, end, reason in gaps),
+    )
