@@ -6,11 +6,19 @@ Knows nothing about the parts it configures. Values come from the environment (`
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
@@ -99,6 +107,12 @@ class ModelSettings(_Group):
         262_144, ge=512, le=16_777_216, description="Waiting tokens beyond which callers get 429."
     )
 
+    @model_validator(mode="after")
+    def _queue_holds_a_batch(self) -> Self:
+        if self.max_batch_tokens > self.max_queue_tokens:
+            raise ValueError("max_batch_tokens must not exceed max_queue_tokens")
+        return self
+
 
 class PolicySettings(_Group):
     """Where policies are and which one is used when nobody chooses."""
@@ -138,7 +152,11 @@ class UpstreamSettings(_Group):
 class GenerationSettings(_Group):
     """The embedded language model."""
 
-    enabled: bool = Field(True, description="Answer chats with the embedded model if no upstream.")
+    enabled: bool | None = Field(
+        None,
+        description="Answer chats with the embedded model where no upstream is configured; "
+        "unset: if the extra `llm` is installed.",
+    )
     cache: Path = Field(
         default_factory=lambda: Path.home() / ".cache" / "sluiceway",
         description="Folder for the converted weights.",
@@ -177,6 +195,8 @@ class Settings(BaseSettings):
         env_nested_delimiter="__",
         extra="forbid",
         frozen=True,
+        env_ignore_empty=True,  # `${NAME:-}` in a compose file
+        hide_input_in_errors=True,  # it may be a secret that stands in the wrong place
     )
 
     server: Annotated[ServerSettings, Field(default_factory=ServerSettings)]
@@ -187,3 +207,18 @@ class Settings(BaseSettings):
     generation: Annotated[GenerationSettings, Field(default_factory=GenerationSettings)]
     cache: Annotated[CacheSettings, Field(default_factory=CacheSettings)]
     logs: Annotated[LogSettings, Field(default_factory=LogSettings)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _knows_every_group(cls, values: Any) -> Any:
+        """Refuse `SLUICEWAY_AUHT__KEYS`, which would otherwise say nothing and mean nothing.
+
+        Names without `__` pass: Kubernetes sets some for a service called `sluiceway`.
+        """
+        prefix = str(cls.model_config["env_prefix"])
+        for name in os.environ:
+            group, delimiter, _ = name.upper().removeprefix(prefix).partition("__")
+            ours = name.upper().startswith(prefix) and bool(delimiter)
+            if ours and group.lower() not in cls.model_fields:
+                raise ValueError(f"{name}: there is no such group of settings")
+        return values

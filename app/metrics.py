@@ -25,11 +25,12 @@ from app.domain.errors import (
     UpstreamTimeout,
 )
 from app.domain.policy import Action
+from app.domain.verdict import DetectorStatus
 
 MAX_POLICY_LABELS: Final = 20
 OTHER_POLICY: Final = "other"
 
-DETECTOR_FAILURES: Final = frozenset({"error", "timeout", "overloaded", "invalid_scores"})
+DETECTOR_FAILURES: Final = frozenset(status for status in DetectorStatus if status.failed)
 UPSTREAM_FAILURES: Final = frozenset(
     {
         "upstream_unavailable",
@@ -53,7 +54,7 @@ LABEL_VALUES: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         ),
         "error_type": DETECTOR_FAILURES | UPSTREAM_FAILURES,
         "cache": frozenset({"memory", "redis"}),
-        "result": frozenset({"hit", "miss", "joined", "error", "success", "failure"}),
+        "result": frozenset({"hit", "miss", "success", "failure"}),
         "resource": frozenset({"batcher", "generation", "rate_limit"}),
         "upstream": frozenset({"default"}),
         # Of the HTTP metrics: status classes, since the code itself says little more.
@@ -320,8 +321,8 @@ class Metrics:
 
     def _start_at_zero(self) -> None:
         # A counter that appears with its first event has no increase: alerts would miss that one.
-        for stage, error_type in product(Stage, DETECTOR_FAILURES):
-            self.bypass.labels(stage=stage, error_type=error_type)
+        for stage, failure in product(Stage, DETECTOR_FAILURES):
+            self.bypass.labels(stage=stage, error_type=failure)
         for detector in LABEL_VALUES["detector"]:
             self.released_before_verdict.labels(endpoint="chat_completions", detector=detector)
         for error_type in UPSTREAM_FAILURES:

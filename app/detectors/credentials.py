@@ -60,7 +60,8 @@ _FORMATS: Final = (
 )
 
 _JWT: Final = re.compile(
-    r"(?<![A-Za-z0-9_-])(eyJ[A-Za-z0-9_-]++)\.[A-Za-z0-9_-]++\.[A-Za-z0-9_-]*+"
+    # A token that the end of the text cuts off counts: in a stream the rest is still to come.
+    r"(?<![A-Za-z0-9_-])(eyJ[A-Za-z0-9_-]++)\.[A-Za-z0-9_-]++(?:\.[A-Za-z0-9_-]*+|\Z)"
 )
 
 _PEM_HEADER: Final = re.compile(r"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----")

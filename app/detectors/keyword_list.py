@@ -42,7 +42,7 @@ def _keyword(entry: object, place: str) -> Keyword:
     phrase = entry["phrase"]
     if not isinstance(phrase, str) or not canonical(phrase):
         raise ConfigurationError(f"{place}: the phrase must be a text with letters or digits")
-    if entry["category"] not in set(Category):
+    if entry["category"] not in tuple(Category):
         known = ", ".join(category.value for category in Category)
         raise ConfigurationError(f"{place}: the category must be one of {known}")
     return Keyword(phrase, Category(entry["category"]))

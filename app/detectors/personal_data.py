@@ -58,9 +58,7 @@ _ISSUERS: Final = {
     19: re.compile(r"4|62"),  # Visa, UnionPay
 }
 
-_SSN: Final = re.compile(
-    _NO_DIGITS_BEFORE + r"[0-8][0-9]{2}([ -])[0-9]{2}\1[0-9]{4}" + _NO_DIGITS_AFTER
-)
+_SSN: Final = re.compile(_NO_DIGITS_BEFORE + r"[0-8][0-9]{2}-[0-9]{2}-[0-9]{4}" + _NO_DIGITS_AFTER)
 
 _JOINT: Final = rf"[{_BLANK}().{_DASH}/]{{0,3}}"
 _INTERNATIONAL: Final = re.compile(
@@ -97,7 +95,7 @@ def find_personal_data(text: str) -> Iterator[Span]:
     yield from _ibans(text)
     yield from _cards(text)
     for match in matches(_SSN, text):
-        if stdnum.us.ssn.is_valid(match[0].replace(" ", "-")):
+        if stdnum.us.ssn.is_valid(match[0]):
             yield Span(*match.span(), PiiLabel.SSN)
     for start, end in _phones(text):
         yield Span(start, end, PiiLabel.PHONE)

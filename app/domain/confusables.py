@@ -18,14 +18,19 @@ import confusable_homoglyphs
 
 from app.domain.view import Edit
 
-_LATIN: Final = "A-Za-zªº\u00c0-\u02af\u1d00-\u1dbf\u1e00-\u1eff\u2c60-\u2c7f\ua720-\ua7ff\uab30-\uab6f"
+_LATIN: Final = (
+    "A-Za-zªº\u00c0-\u02af\u1d00-\u1dbf\u1e00-\u1eff\u2c60-\u2c7f\ua720-\ua7ff\uab30-\uab6f"
+)
 # Scripts without upper and lower case look like no Latin word, whatever one stroke looks like.
 _IDEOGRAPHIC: Final = re.compile("[\u1100-\u11ff\u2e80-\ua4cf\uac00-\ud7ff\uf900-\ufaff]")
 _LATIN_LETTER: Final = re.compile(f"[{_LATIN}]")
 _LATIN_WORD: Final = re.compile(f"[{_LATIN}\u0300-\u036f]+")
 _CYRILLIC_WORD: Final = re.compile("[\u0400-\u052f\u0300-\u036f]+")
+_STYLED: Final = re.compile("[\u0138\u0250-\u02af\u1d00-\u1d7f\ua730-\ua7ff\U0001f150-\U0001f1ff]")
 # Letters of other scripts and styled ones: without any, a line is left alone.
-_DOUBTFUL: Final = re.compile("[\u0138\u0250-\u1dff\u1f00-\u1fff\u2c00-\uffef\U00010000-\U0001f1ff]")
+_DOUBTFUL: Final = re.compile(
+    "[\u0138\u0250-\u1dff\u1f00-\u1fff\u2c00-\uffef\U00010000-\U0001f1ff]"
+)
 _WORD: Final = re.compile("(?:[^\\W\\d_]|[\u0300-\u036f])+")
 _GREEK: Final = re.compile("[\u0370-\u03ff\u1f00-\u1fff]")
 _STYLED_NAME: Final = re.compile(
@@ -107,7 +112,9 @@ def look_alikes(text: str) -> Iterator[Edit]:
 
 def _line_edits(line: str) -> Iterator[Edit]:
     table = tables()
-    read = [table.styled.get(char, char) for char in line]
+    read = list(line)
+    for match in _STYLED.finditer(line):
+        read[match.start()] = table.styled.get(match[0], match[0])
     latin = foreign = 0
     undecided: list[tuple[int, int, str]] = []
     for match in _WORD.finditer("".join(read)):
@@ -119,7 +126,7 @@ def _line_edits(line: str) -> Iterator[Edit]:
             read[match.start() : match.end()] = mapped
             latin += mapped.isascii()
             foreign += not mapped.isascii()
-        elif all(char in table.twins for char in word) and not _is_symbol(word):
+        elif table.twins.keys() >= set(word) and not _is_symbol(word):
             undecided.append((*match.span(), "".join([table.twins[char] for char in word])))
         else:
             foreign += 1
@@ -144,6 +151,5 @@ def _script(char: str) -> str:
 
 
 def _is_symbol(word: str) -> bool:
-    """A lone Greek letter is a quantity (`ν`), not a Latin word."""
+    """A lone Greek letter is a quantity (nu for frequency), not a Latin word."""
     return len(word) == 1 and _GREEK.match(word) is not None
-

@@ -1,6 +1,6 @@
 """Encoded spans: base64, hex, and escapes (percent-encoding, HTML entities, backslash codes).
 
-Knows nothing about compression: every decoding here makes a text shorter, so that nested ones cost
+Knows nothing about compression: each decoding here makes a text shorter, so that nested ones cost
 at most their depth times the length.
 """
 
@@ -10,6 +10,7 @@ import base64
 import html
 import re
 import string
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Final
@@ -21,17 +22,25 @@ from app.domain.view import Edit, View, ViewName, rewrite
 
 _DEPTH: Final = 3
 _PRINTABLE: Final = 0.9
-_LETTERS: Final = 0.5
+_LETTERS: Final = 0.2  # not more: what was decoded may be hex in its turn
 _FEWEST_BYTES: Final = 6  # what is shorter says too little to tell a text from chance
 
-_BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]{16,}(?:\r?\n[ \t]*[A-Za-z0-9+/_-]{2,})*")
+_BASE64: Final = re.compile(
+    r"[A-Za-z0-9+/_-]{16,}(?:\r?\n[ \t]*[A-Za-z0-9+/_-]{16,})*"
+    r"(?:\r?\n[ \t]*[A-Za-z0-9+/_-]{2,15}(?==|[ \t\r]*(?:\n|\Z)))?"
+)
 _BASE64_LINE: Final = re.compile(r"[A-Za-z0-9+/_-]{16,}")
 _BASE64_DIGITS: Final = f"{string.ascii_letters}{string.digits}+/_-".encode()
 _BASE64_SHAPE: Final = bytes(b"x"[0] if code in _BASE64_DIGITS else 0 for code in range(256))
 _STANDARD: Final = str.maketrans("-_", "+/", "\r\n \t")
 _PADDING: Final = re.compile(r"={1,2}")
 
-_HEX: Final = re.compile(r"(?:(?:0x|\\x)?[0-9a-fA-F]{2}[\s:,;-]{0,2}){8,}|(?:\\x[0-9a-fA-F]{2}){3,}")
+_HEX: Final = re.compile(
+    r"(?<![^\W_])(?:0x)?(?:[0-9a-fA-F]{2}){8,}"
+    r"|(?<![^\W_])(?:0x)?[0-9a-fA-F]{2}([\s:,;-]{1,2})(?:0x)?[0-9a-fA-F]{2}"
+    r"(?:\1(?:0x)?[0-9a-fA-F]{2}(?![^\W_])){6,}"
+    r"|(?:\\x[0-9a-fA-F]{2}[ ,]?){3,}"
+)
 _HEX_SHAPE: Final = bytes(
     b"h"[0] if code in string.hexdigits.encode() else b" "[0] for code in range(256)
 )
@@ -100,13 +109,11 @@ def _base64(text: str) -> Iterator[Edit]:
     if b"x" * 16 not in text.encode("ascii", "replace").translate(_BASE64_SHAPE):
         return
     for match in _BASE64.finditer(text):
-        # Lines are one span when they decode as one; otherwise what follows may be a plain word.
-        spans = [match, *_BASE64_LINE.finditer(text, *match.span())]
-        found = [span for span in spans if _from_base64(span[0]) is not None]
-        for span in found[:1] if found[:1] == [match] else found:
+        # Lines are one span if they decode as one; if not, some may be no base64 at all.
+        lines = _BASE64_LINE.finditer(text, *match.span())
+        for span in [match] if _from_base64(match[0]) else lines:
             padding = _PADDING.match(text, span.end())
-            decoded = _from_base64(span[0])
-            if decoded is not None:
+            if decoded := _from_base64(span[0]):
                 yield span.start(), padding.end() if padding else span.end(), decoded
 
 
@@ -132,30 +139,36 @@ def _hex(text: str) -> Iterator[Edit]:
         digits = _NOT_HEX.sub("", match[0])
         decoded = _text_of(bytes.fromhex(digits))
         if decoded is not None:
-            yield match.start(), match.start() + len(match[0].rstrip(" \t\r\n:,;-")), decoded
+            yield match.start(), match.start() + len(match[0].rstrip(" ,")), decoded
 
 
 def _escaped(text: str) -> Iterator[Edit]:
     percent = text.count("%") >= _FEWEST_ESCAPES
-    entities = text.count("&#") >= _FEWEST_ESCAPES and len(_ENTITY.findall(text))
-    backslash = text.count("\\") >= _FEWEST_ESCAPES and len(_BACKSLASH.findall(text))
+    entities = text.count("&#") >= _FEWEST_ESCAPES and _hides_letters(text)
+    backslash = len(_BACKSLASH.findall(text)) >= _FEWEST_ESCAPES
     if not (percent or entities or backslash):
         return
     for chunk in re.finditer(r"\S+", text):
         decoded = chunk[0]
         if percent and len(_PERCENT.findall(decoded)) >= _FEWEST_ESCAPES:
             decoded = unquote_plus(decoded)
-        if entities >= _FEWEST_ESCAPES:
+        if entities:
             decoded = _ENTITY.sub(lambda match: html.unescape(match[0]), decoded)
-        if backslash >= _FEWEST_ESCAPES:
+        if backslash:
             decoded = _BACKSLASH.sub(_code_point, decoded)
-        if decoded != chunk[0]:
+        if decoded != chunk[0] and any(map(str.isalpha, decoded)):
             yield *chunk.span(), decoded
+
+
+def _hides_letters(text: str) -> bool:
+    """Quotes and emoji are written as entities for innocent reasons."""
+    letters = [entity for entity in _ENTITY.findall(text) if html.unescape(entity).isalnum()]
+    return len(letters) >= _FEWEST_ESCAPES
 
 
 def _code_point(match: re.Match[str]) -> str:
     code = int(match[1] or match[2], 16)
-    return chr(code) if code < 0x110000 else match[0]  # noqa: PLR2004 - the end of Unicode
+    return chr(code) if code <= sys.maxunicode else match[0]
 
 
 _KINDS: Final[Mapping[ViewName, Callable[[str], Iterator[Edit]]]] = MappingProxyType(

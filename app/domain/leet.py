@@ -25,8 +25,10 @@ _SHAPE: Final = bytes.maketrans(
 _TOKEN: Final = re.compile(r"[A-Za-z0-9@$!|]+")
 _MAIL: Final = re.compile(r"@[\w-]+\.\w")
 _INNER: Final = re.compile(r"[a-z][01345789@$!]+[a-z]")
-_LONG_NUMBER: Final = re.compile(r"\d{3}")
-_MIXED_CASE: Final = re.compile(r"[a-z].*[A-Z]")
+_NUMBER: Final = re.compile(r"\d{3}|(\d)(?!\1)\d")  # not the pairs of l33t and b00ze
+# Identifiers, encoded bytes, and sentences with no space between (`Stop!Now`).
+_NO_WORD: Final = re.compile(r"[a-z].*[A-Z]|![!A-Z]")
+_SHORTEST: Final = 3
 _LONGEST: Final = 20
 _VOWEL: Final = re.compile(r"[aeiouy]")
 
@@ -37,7 +39,7 @@ def leet(text: str) -> list[Edit]:
     if b"a0" not in shape and b"0a" not in shape:
         return []
     edits = list(_words(text))
-    return edits if any(len(word) > 2 for _, _, word in edits) else []  # noqa: PLR2004
+    return edits if any(len(word) >= _SHORTEST for _, _, word in edits) else []
 
 
 def _words(text: str) -> Iterator[Edit]:
@@ -67,12 +69,12 @@ def unleet(token: str) -> str | None:
             return reading
     letters = sum(map(str.isalpha, lower))
     wordlike = (
-        3 < len(token) < _LONGEST  # noqa: PLR2004
+        _SHORTEST < len(token) < _LONGEST
         and letters * 2 >= len(token)
         and readings[0].isalpha()
         and _INNER.search(lower)
-        and not _LONG_NUMBER.search(lower)
-        and not _MIXED_CASE.search(token)
+        and not _NUMBER.search(lower)
+        and not _NO_WORD.search(token)
         and _VOWEL.search(readings[0].lower())
     )
     return readings[0] if wordlike else None
@@ -87,6 +89,4 @@ def _candidates(lower: str) -> Iterator[str]:
 
 def _restored(token: str, reading: str) -> str:
     """Letters that were letters keep their case."""
-    return "".join(
-        [old if old.isalpha() else new for old, new in zip(token, reading, strict=True)]
-    )
+    return "".join([old if old.isalpha() else new for old, new in zip(token, reading, strict=True)])

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-WORDS: Final = frozenset(
-    """
+_ENGLISH: Final = """
     am an and any are as ask at be been but by can could did do does for from give go had has have
     he her him his how if in into is it its just know let like make me more most must my need no
     not now of off on one only or our out over people please say see she should show so some step
@@ -33,5 +32,6 @@ WORDS: Final = frozenset(
     sarin scam school sex sexual sexy shit shitty shoot shot slave slit slut sluts smuggle steal
     strangle stupid suicide suicidal terrorist threaten torture toxic trash ugly vagina victim
     violence violent virus weapon weapons whore whores worthless
-    """.split()
-)
+"""
+
+WORDS: Final = frozenset(_ENGLISH.split())

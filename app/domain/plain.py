@@ -20,31 +20,37 @@ _FLAGS: Final = "|".join(
     "".join(chr(_TAG_BASE + ord(letter)) for letter in region)
     for region in ("gbeng", "gbsct", "gbwls")
 )
-_UNSEEN: Final = re.compile(
-    f"(?P<flag>(?<=\U0001f3f4)(?:{_FLAGS})\U000e007f)"
-    "|(?P<tags>[\U000e0020-\U000e007e]+)"
-    "|(?P<space>[\x0b\x0c\x1c-\x1f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u2800\u3000]+)"
-    "|(?P<broken>[\ud800-\udfff]+)"
-    "|(?P<invisible>[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5"
+_TAGS: Final = "\U000e0020-\U000e007e"
+_SPACES: Final = "\x0b\x0c\x1c-\x1f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u2800\u3000"
+_BROKEN: Final = "\ud800-\udfff"
+_INVISIBLE: Final = (
+    "\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5"
     "\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0"
     "\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
-    "\U000e0000-\U000e001f\U000e007f-\U000e0fff]+)"
+    "\U000e0000-\U000e001f\U000e007f-\U000e0fff"
 )
+_UNSEEN: Final = re.compile(
+    f"(?P<flag>(?<=\U0001f3f4)(?:{_FLAGS})\U000e007f)|(?P<tags>[{_TAGS}]+)"
+    f"|(?P<space>[{_SPACES}]+)|(?P<broken>[{_BROKEN}]+)|(?P<invisible>[{_INVISIBLE}]+)"
+)
+_MAYBE_UNSEEN: Final = re.compile(f"[{_TAGS}{_SPACES}{_BROKEN}{_INVISIBLE}]")  # five times faster
 
 _BEYOND_ASCII: Final = re.compile("[^\x00-\x7f]+")
 # CPython sorts the marks of one letter in quadratic time, so no letter may bring thousands of them.
 _CLUSTER: Final = 32
 _EXPANSION: Final = 3  # enough for an ellipsis; one Arabic ligature would become 18 letters
 
+_RARE_LATIN: Final = "\u0200-\u0217\u021c-\u0233\u1e00-\u1e7f\u1e86-\u1e99"
 _MARK: Final = "\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"
 _STUFFED: Final = re.compile(
     # Marks that no alphabet composes with its letter are decoration; one alone on a letter that is
     # not Latin may be a stress mark, unless it strikes the letter through.
-    f"([0-9A-Za-z\u00c0-\u024f\u1e00-\u1eff])[{_MARK}]+"
-    f"|([^\\W_])(?:[\u0334-\u0338][{_MARK}]*|[{_MARK}]{{2,}})"
+    f"[0-9A-Za-z\u00c0-\u024f\u1e00-\u1eff][{_MARK}]+"
+    f"|(?P<foreign>[^\\W_])(?:[\u0334-\u0338][{_MARK}]*|[{_MARK}]{{2,}})"
     # Letters with marks that no living orthography writes.
-    "|([\u0200-\u0217\u021c-\u0233\u1e00-\u1e7f\u1e86-\u1e99])"
+    f"|[{_RARE_LATIN}]"
 )
+_MAYBE_STUFFED: Final = re.compile(f"[{_MARK}{_RARE_LATIN}]")
 
 # A pass may bring new work for an earlier step (a mark whose letter became Latin), so passes
 # repeat until nothing changes. Real texts need one or two.
@@ -67,6 +73,8 @@ def plain(text: str) -> View:
 
 def _unseen(text: str) -> Iterator[Edit]:
     """Drop invisible characters, show hidden ones, make every kind of space a space."""
+    if not _MAYBE_UNSEEN.search(text):
+        return
     for match in _UNSEEN.finditer(text):
         start, end = match.span()
         if match.lastgroup == "tags":
@@ -115,10 +123,9 @@ def _continues(char: str) -> bool:
 
 def _stuffed(text: str) -> Iterator[Edit]:
     """Strip piled-up marks (`k̷̢i̸l̶l`); letters that a language writes with marks keep them."""
-    if text.isascii():
+    if not _MAYBE_STUFFED.search(text):
         return
     for match in _STUFFED.finditer(text):
-        letter = match[match.lastindex or 0]
-        base = unicodedata.normalize("NFD", letter)[0] if match.lastindex != 2 else letter  # noqa: PLR2004
+        base = match["foreign"] or unicodedata.normalize("NFD", match[0][0])[0]
         if base != match[0]:
             yield *match.span(), base

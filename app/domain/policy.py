@@ -167,6 +167,8 @@ def _check_stream(demanded: StreamPolicy, wished: StreamPolicy) -> None:
         raise PolicyLoosened(
             f"the policy demands an overlap of {demanded.overlap_chars}", param="stream.overlap"
         )
+    if demanded.fail_tail is FailMode.CLOSED and wished.fail_tail is not FailMode.CLOSED:
+        raise PolicyLoosened("the policy demands that the tail is judged", param="stream.fail_tail")
 
 
 def _tightened_stage(
@@ -179,16 +181,19 @@ def _tightened_stage(
 ) -> StagePolicy:
     changed = dict(rules.rules)
     for category, threshold in thresholds.items():
-        if threshold > resolved.get(category, 1.0) and not may_loosen:
+        action = rules.rule(category).action
+        # Written so that NaN is refused: nothing is ever at or over it.
+        lowers = action is Action.ALLOW or threshold <= resolved.get(category, 1.0)
+        if not lowers and not may_loosen:
             raise PolicyLoosened(
                 f"the threshold of {category.value} may only be lowered",
                 param=f"thresholds.{category.value}",
             )
-        action = rules.rule(category).action
         # A caller that names a threshold wants to hear of it, even where the policy shrugs.
         changed[category] = Rule(threshold, Action.FLAG if action is Action.ALLOW else action)
     return replace(
         rules,
         rules=changed,
-        detectors=tuple(detectors) if detectors is not None else rules.detectors,
+        # Each once: a long list of one name must not cost a long list of scans.
+        detectors=rules.detectors if detectors is None else tuple(dict.fromkeys(detectors)),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Final
 
 from app.domain.leet import unleet
@@ -21,7 +22,7 @@ _SINGLE: Final = re.compile(r"[^\W_]|[@$]")
 # Encoding to ASCII leaves `?` where letters of other alphabets may have been.
 _LETTERS: Final = f"{string.ascii_letters}{string.digits}@$?".encode()
 _SHAPE: Final = bytes(b"x"[0] if code in _LETTERS else b" "[0] for code in range(256))
-_GAPS: Final = (b"x x x", b"x  x  x", b"x   x   x")
+_CANDIDATE: Final = re.compile(rb" x {1,3}x {1,3}x ")
 _SHORTEST: Final = 3
 _PARTS: Final = WORDS | {"a", "i"}
 _LONGEST_WORD: Final = max(map(len, WORDS))
@@ -30,7 +31,7 @@ _LONGEST_WORD: Final = max(map(len, WORDS))
 def spaced(text: str) -> list[Edit]:
     """Edits that join runs of at least three single letters into words."""
     shape = text.encode("ascii", "replace").translate(_SHAPE)
-    if not any(gap in shape for gap in _GAPS):
+    if not _CANDIDATE.search(b" " + shape + b" "):
         return []
     return [edit for run in _RUN.finditer(text) for edit in _joined(run[0], run.start())]
 
@@ -63,7 +64,7 @@ def _read(letters: str) -> str:
 def _split(run: str) -> list[list[int]]:
     """Group the letters (by their places in `run`) into words."""
     at = [match.start() for match in _SINGLE.finditer(run)]
-    gaps = [run[i + 1 : j] for i, j in zip(at, at[1:], strict=False)]
+    gaps = [run[i + 1 : j] for i, j in pairwise(at)]
     narrow = min(map(len, gaps))
     blank_is_wide = any(not gap.isspace() for gap in gaps)
     words = [[at[0]]]

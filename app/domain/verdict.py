@@ -216,13 +216,15 @@ def _weakest(outcomes: Sequence[Outcome], unscannable: Sequence[Unscanned]) -> C
 def merge(verdicts: Sequence[Verdict]) -> Verdict:
     """One verdict for a prompt and its response: the most severe action, the highest scores.
 
-    The stage and policy of the last one stand for all.
+    All are of one policy. The stage of the last one stands for all.
 
     Raises:
-        ValueError: `verdicts` is empty.
+        ValueError: `verdicts` is empty, or some are enforced and some are not.
     """
     if not verdicts:
         raise ValueError("nothing to merge")
+    if len({verdict.enforced for verdict in verdicts}) > 1:
+        raise ValueError("verdicts of different policies")
     flagged: dict[Category, Action] = {}
     scores: dict[Category, float] = {}
     for verdict in verdicts:

@@ -6,8 +6,9 @@ right when a policy changes. Texts are not kept, only their hashes.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Final, Protocol
 
 import orjson
@@ -53,7 +54,7 @@ class ScanCache(Protocol):
 
 
 class MemoryCache:
-    """In this process; the oldest entries leave first."""
+    """In this process; what was not asked for longest leaves first."""
 
     name = "memory"
 
@@ -76,11 +77,11 @@ class MemoryCache:
 class RedisClient(Protocol):
     """The part of `redis.asyncio.Redis` that is used."""
 
-    async def mget(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+    def mget(self, keys: Sequence[str]) -> Awaitable[Sequence[bytes | str | None]]:
         """The values of `keys`."""
         ...
 
-    async def set(self, name: str, value: bytes, *, ex: int) -> object:
+    def set(self, name: str, value: bytes, *, ex: int) -> Awaitable[object]:
         """Keep a value for `ex` seconds."""
         ...
 
@@ -90,18 +91,26 @@ class RedisClient(Protocol):
 
 
 class RedisCache:
-    """Shared by several instances. When Redis fails, every text is simply judged again."""
+    """Shared by several instances. When Redis fails, every text is simply judged again.
+
+    Args:
+        client: The connection pool.
+        ttl_s: Seconds that an entry lives.
+        timeout_s: Seconds that an operation may take; more would eat the detectors' deadline.
+    """
 
     name = "redis"
 
-    def __init__(self, client: RedisClient, *, ttl_s: int) -> None:
+    def __init__(self, client: RedisClient, *, ttl_s: int, timeout_s: float = 0.25) -> None:
         self._client = client
         self._ttl_s = ttl_s
+        self._timeout_s = timeout_s
 
     async def get(self, keys: Sequence[str]) -> list[Scan | None]:
         """See `ScanCache`."""
         try:
-            values = await self._client.mget([_PREFIX + key for key in keys])
+            async with asyncio.timeout(self._timeout_s):
+                values = await self._client.mget([_PREFIX + key for key in keys])
             return [_load(value) if value else None for value in values]
         except Exception as error:  # noqa: BLE001 - a broken cache is no reason to stop judging
             _log.warning("cache_failed", operation="get", error=type(error).__name__)
@@ -110,8 +119,9 @@ class RedisCache:
     async def put(self, scans: Mapping[str, Scan]) -> None:
         """See `ScanCache`."""
         try:
-            for key, scan in scans.items():
-                await self._client.set(_PREFIX + key, _dump(scan), ex=self._ttl_s)
+            async with asyncio.timeout(self._timeout_s):
+                for key, scan in scans.items():
+                    await self._client.set(_PREFIX + key, _dump(scan), ex=self._ttl_s)
         except Exception as error:  # noqa: BLE001 - as above
             _log.warning("cache_failed", operation="put", error=type(error).__name__)
 

@@ -181,9 +181,9 @@ class PolicyStore:
         policies = await asyncio.to_thread(read_policies, self._folder, self._engine.detectors)
         if self.default not in policies:
             raise ConfigurationError(f"the default policy {self.default!r} is not in the folder")
-        self._metrics.register_policies(policies)
         await self._replay(policies)
         self._policies = policies
+        self._metrics.register_policies(policies)
         fast = sum(policy.stream.mode is StreamMode.FAST for policy in policies.values())
         self._metrics.fast_policies.set(fast)
         for name in policies:
@@ -212,6 +212,11 @@ class PolicyStore:
             verdict = await self._engine.moderate(
                 Conversation.of_text(entry.text), entry.stage, policy, endpoint=None
             )
+            if verdict.degraded:
+                # Failing closed looks like the known answer of an unsafe text.
+                raise ConfigurationError(
+                    f"{GOLDEN_FILE} entry {number} could not be judged: {verdict.degraded}"
+                )
             if verdict.action is not entry.action:
                 raise ConfigurationError(
                     f"{GOLDEN_FILE} entry {number}: policy {entry.policy} answers "
@@ -255,12 +260,12 @@ def _read_policy(path: Path, detectors: Mapping[str, Detector]) -> Policy:
 def _check(policy: Policy, detectors: Mapping[str, Detector]) -> None:
     named = {*policy.input.detectors, *policy.output.detectors}
     if unknown := sorted(named - set(detectors)):
-        raise ConfigurationError(f"policy {policy.name}: there are no detectors {unknown}")
+        raise ConfigurationError(f"{policy.name}.yaml: detectors: there are none named {unknown}")
     longest = max((_longest_phrase(detectors[name]) for name in policy.output.detectors), default=0)
     if policy.stream.mode is StreamMode.HOLD and policy.stream.overlap_chars < longest:
         raise ConfigurationError(
-            f"policy {policy.name}: overlap_chars {policy.stream.overlap_chars} is less than the "
-            f"longest keyword phrase ({longest} letters), which could leave in part"
+            f"{policy.name}.yaml: stream.overlap_chars: {policy.stream.overlap_chars} is less than "
+            f"the longest keyword phrase ({longest} letters), which could leave in part"
         )
 
 
@@ -284,10 +289,10 @@ def _read_yaml(path: Path) -> tuple[object, bytes]:
     try:
         content = path.read_bytes()
         return yaml.safe_load(content), content
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # an impossible date is a ValueError
         raise ConfigurationError(f"{path.name} cannot be read as YAML") from error
 
 
 def _first_problem(error: ValidationError) -> str:
     first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return f"{'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']}"

@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 
 from app.domain.conversation import Stage
-from app.domain.detection import Detector, OperatingPoint
+from app.domain.detection import Detector, OperatingPoint, Scan
 from app.domain.errors import Overloaded
 from app.metrics import Metrics
 
@@ -51,6 +51,7 @@ class ReadinessProbe:
         metrics: Where canaries and readiness show.
         interval_s: Seconds between two rounds.
         timeout_s: Seconds within which a detector must answer.
+        clock: Seconds that only grow.
     """
 
     def __init__(
@@ -61,12 +62,14 @@ class ReadinessProbe:
         metrics: Metrics,
         interval_s: float = 15.0,
         timeout_s: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._detectors = detectors
         self._workers = workers
         self._metrics = metrics
         self._interval_s = interval_s
         self._timeout_s = timeout_s
+        self._clock = clock
         self._problems: dict[str, str] = dict.fromkeys(detectors, "not asked yet")
         self._asked_at: float | None = None
 
@@ -75,31 +78,40 @@ class ReadinessProbe:
         """Whether the first round is over."""
         return self._asked_at is not None
 
+    async def ready(self) -> tuple[bool, Mapping[str, str]]:
+        """Whether requests can be served, and what is wrong, by component."""
+        problems = self._current()
+        return not problems, problems
+
     def state(self) -> Readiness:
+        """The same as one value."""
+        return Readiness(self._current())
+
+    def _current(self) -> Mapping[str, str]:
         """The last answers, and the workers as they are now."""
         problems = dict(self._problems)
         problems.update({name: "worker is dead" for name, ok in self._workers.items() if not ok()})
         if self._asked_at is not None:
-            age = time.monotonic() - self._asked_at
+            age = self._clock() - self._asked_at
             # The round itself hangs: old answers prove nothing.
             if age > 2 * (self._interval_s + self._timeout_s):
                 problems["canaries"] = "answers are too old"
         self._metrics.ready.set(not problems)
-        return Readiness(problems)
+        return problems
 
     async def ask(self) -> None:
         """One round over all detectors."""
         for name, detector in self._detectors.items():
             problem = await self._problem(detector, CANARIES.get(name, ()))
-            if problem and name not in self._problems:
+            if problem and problem != self._problems.get(name):
                 _log.error("canary_failed", detector=name, problem=problem)
             if problem:
                 self._problems[name] = problem
             else:
                 self._problems.pop(name, None)
             self._metrics.canary_ok.labels(detector=name).set(not problem)
-        self._asked_at = time.monotonic()
-        self.state()
+        self._asked_at = self._clock()
+        self._current()
 
     async def watch(self) -> None:
         """Ask for ever. Owned and cancelled by the lifespan."""
@@ -111,17 +123,18 @@ class ReadinessProbe:
         try:
             async with asyncio.timeout(self._timeout_s):
                 scans = await detector.detect(texts or ("",), Stage.INPUT)
+            found = [_finds(detector, scan) for scan in scans]
         except Overloaded:
-            return ""  # busy is not broken
+            return self._problems.get(detector.name, "")  # busy proves nothing: as it was
         except TimeoutError:
             return "timeout"
         except Exception as error:  # noqa: BLE001 - whatever it is, the detector is not ready
             return type(error).__name__
-        found = [
-            any(
-                d.score >= detector.threshold(Stage.INPUT, d.category, OperatingPoint.BALANCED)
-                for d in scan.detections
-            )
-            for scan in scans
-        ]
         return "" if not texts or found == [True, False] else "wrong answer"
+
+
+def _finds(detector: Detector, scan: Scan) -> bool:
+    return any(
+        d.score >= detector.threshold(Stage.INPUT, d.category, OperatingPoint.BALANCED)
+        for d in scan.detections
+    )

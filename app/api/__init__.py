@@ -1,0 +1,1 @@
+"""HTTP only: routes, request and reply shapes, authentication, errors as statuses."""

@@ -1,0 +1,147 @@
+"""Which policy a request is judged by, and how far its caller may change it.
+
+Precedence: URL prefix, header, body, the key's default, the service's default. A name that is not
+known, or that the key may not use, is refused: it never falls back to another policy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Any, Final, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from starlette.requests import Request
+
+from app.api.auth import Caller, unknown_policy
+from app.api.components import Components
+from app.domain.categories import Category
+from app.domain.errors import RequestError, UnknownPolicy
+from app.domain.policy import Policy, StreamMode, StreamPolicy, tighten
+
+POLICY_HEADER: Final = "x-guard-policy"
+PREFIX_PARAM: Final = "policy"
+
+
+Thresholds: TypeAlias = dict[Category, Annotated[float, Field(ge=0.0, le=1.0)]]
+
+
+class StreamWish(BaseModel):
+    """How streamed text shall be held; what is not named stays as the policy says."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    window: int | None = Field(None, ge=32, le=8_192, description="Letters of a judged window.")
+    overlap: int | None = Field(
+        None, ge=1, le=4_096, description="Letters held over to the next window."
+    )
+    first_window: int | None = Field(
+        None, ge=16, le=8_192, description="Letters of the first window."
+    )
+    max_wait_ms: int | None = Field(
+        None, ge=20, le=10_000, description="Longest wait for a full window, in milliseconds."
+    )
+    mode: StreamMode | None = Field(
+        None, description="`hold`, or `fast` where policy or key allow it."
+    )
+
+    def applied(self, policy: StreamPolicy) -> StreamPolicy:
+        """The policy with these wishes.
+
+        Raises:
+            RequestError: The sizes do not fit together.
+        """
+        names = {
+            "window": "window_chars",
+            "overlap": "overlap_chars",
+            "first_window": "first_window_chars",
+        }
+        wishes = {names.get(k, k): v for k, v in self.model_dump(exclude_none=True).items()}
+        wished = replace(policy, **wishes)
+        if wished.overlap_chars * 2 > wished.window_chars:
+            raise RequestError(
+                "the overlap must be at most half of the window", param="guardrails.stream.overlap"
+            )
+        if wished.first_window_chars > wished.window_chars:
+            raise RequestError(
+                "the first window must not be larger than the others",
+                param="guardrails.stream.first_window",
+            )
+        return wished
+
+
+class GuardrailsWish(BaseModel):
+    """What a request asks of the guard. A plain name stands for the policy of that name."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    policy: str | None = Field(None, description="Name of a policy.")
+    thresholds: Thresholds | None = Field(
+        None,
+        description="Threshold per category. It may lower that of the policy; to "
+        "raise it needs a key that allows it.",
+    )
+    detectors: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="Detectors to ask. Those of the policy must be among them unless the key "
+        "allows less.",
+    )
+    stream: StreamWish | None = Field(None, description="How streamed text is held.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        # LiteLLM sends a list of names; several policies at once we do not have.
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        return {"policy": value} if isinstance(value, str) else value
+
+
+def choose_policy(
+    parts: Components, caller: Caller, request: Request, wish: GuardrailsWish | None = None
+) -> Policy:
+    """The policy for one request, with the caller's wishes applied.
+
+    Raises:
+        UnknownPolicy: The name is not known, or not to this caller.
+        PolicyLoosened: The wishes ask for less than the policy demands.
+        RequestError: The wishes name an unknown detector, or sizes that do not fit together.
+    """
+    wish = wish or GuardrailsWish()
+    policy = _named(parts, caller, _name(parts, caller, request, wish))
+    if wish.thresholds is None and wish.detectors is None and wish.stream is None:
+        return policy
+    _check_wish(parts, wish)
+    return tighten(
+        policy,
+        thresholds=wish.thresholds,
+        detectors=wish.detectors,
+        stream=wish.stream.applied(policy.stream) if wish.stream else None,
+        may_loosen=caller.may_loosen,
+        resolved=parts.policies.resolved(policy),
+    )
+
+
+def _name(parts: Components, caller: Caller, request: Request, wish: GuardrailsWish) -> str:
+    wishes = (
+        request.path_params.get(PREFIX_PARAM),
+        request.headers.get(POLICY_HEADER),
+        wish.policy,
+        caller.default_policy,
+    )
+    named = next((name for name in wishes if name is not None), None)
+    return parts.policies.default if named is None else named
+
+
+def _named(parts: Components, caller: Caller, name: str) -> Policy:
+    caller.check_policy(name)
+    try:
+        return parts.policies.get(name)
+    except UnknownPolicy:
+        # In our own words: what was asked for may be anything.
+        raise unknown_policy() from None
+
+
+def _check_wish(parts: Components, wish: GuardrailsWish) -> None:
+    if not set(wish.detectors or ()) <= set(parts.engine.detectors):
+        raise RequestError("there is no such detector", param="detectors")

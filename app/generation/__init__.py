@@ -1,0 +1,1 @@
+"""The embedded language model: it lets the service answer chats with no upstream configured."""

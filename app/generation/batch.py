@@ -1,0 +1,209 @@
+"""Continuous batching: requests join and leave the running batch between two steps of the model.
+
+Knows nothing about threads or who listens. A step reads a piece of one waiting prompt and adds one
+token to every running row, so that a long prompt delays its mates but never stops them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+import torch
+from torch import Tensor
+
+from app.domain.errors import SluicewayError, UpstreamError
+from app.generation.key_values import KeyValues
+from app.generation.llama import Llama
+from app.generation.request import Delta, FinishReason, GenerationRequest
+from app.generation.sampling import Sampler
+from app.generation.text import TextAssembler, Vocabulary
+
+_PREFILL_TOKENS = 128  # of a prompt in one step: a third of a second on one core
+
+_log = structlog.get_logger(__name__)
+
+
+class Listener(Protocol):
+    """Where the deltas of one request go; called from the thread that steps."""
+
+    @property
+    def request(self) -> GenerationRequest:
+        """What is asked for."""
+        ...
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody listens any more."""
+        ...
+
+    def put(self, delta: Delta) -> None:
+        """Take the next piece; each choice ends with one that has a finish reason."""
+        ...
+
+    def fail(self, error: SluicewayError) -> None:
+        """Take the error that ends the whole request. Later calls change nothing."""
+        ...
+
+
+class Row:
+    """One choice being continued."""
+
+    def __init__(self, listener: Listener, choice: int) -> None:
+        self.listener = listener
+        self.token_ids = list(listener.request.prompt_ids)
+        self._choice = choice
+        self._sampler = Sampler(listener.request.sampling, choice)
+        self._text = TextAssembler(listener.request.stop)
+
+    def choose(self, scores: Tensor) -> int:
+        """Choose the next token by this choice's own sampler."""
+        return self._sampler.choose(scores)
+
+    def take(self, token: int, piece: bytes, *, ends: bool) -> bool:
+        """Add a chosen token and tell the listener. Returns whether the row goes on."""
+        self.token_ids.append(token)
+        tokens = len(self.token_ids) - len(self.listener.request.prompt_ids)
+        text = "" if ends else self._text.push(piece)
+        finish: FinishReason | None = None
+        if ends or self._text.stopped:
+            finish = "stop"
+        elif tokens >= self.listener.request.max_tokens:
+            finish = "length"
+        if finish:
+            text += self._text.flush()
+        if text or finish:
+            self.listener.put(Delta(self._choice, text, tokens, finish))
+        return finish is None
+
+
+@dataclass(slots=True)
+class Prefill:
+    """A prompt being read, apart from the batch."""
+
+    listener: Listener
+    cache: KeyValues
+    read: int = 0
+
+
+class Batch:
+    """The rows that run and the one prompt that is being read. Used by one thread only."""
+
+    def __init__(
+        self,
+        model: Llama,
+        vocabulary: Vocabulary,
+        stop_ids: Sequence[int],
+        max_rows: int,
+    ) -> None:
+        self._model = model
+        self._vocabulary = vocabulary
+        self._stop_ids = frozenset(stop_ids)
+        self._max_rows = max_rows
+        self._rows: list[Row] = []  # the row's number in the cache is its index here
+        self._cache = model.empty_cache()
+        self._prefill: Prefill | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would do something."""
+        return bool(self._rows) or self._prefill is not None
+
+    def has_room(self, request: GenerationRequest) -> bool:
+        """Whether this request could start now."""
+        return self._prefill is None and len(self._rows) + request.choices <= self._max_rows
+
+    def start(self, listener: Listener) -> None:
+        """Begin to read a prompt. Only after `has_room` said yes."""
+        self._prefill = Prefill(listener, self._model.empty_cache())
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """Drop who left, read a piece of a prompt, add a token to each row. Never raises."""
+        self._drop([row for row in self._rows if row.listener.cancelled])
+        if self._prefill is not None:
+            try:
+                self._read(self._prefill)
+            except Exception as error:  # noqa: BLE001 - one request must not end the loop
+                self._fail([self._prefill.listener], error)
+                self._prefill = None
+        if self._rows:
+            try:
+                scores = self._forward()
+            except Exception as error:  # noqa: BLE001 - one batch must not end the loop
+                self._fail([row.listener for row in self._rows], error)
+                self._drop(list(self._rows))
+            else:
+                self._choose(self._rows, scores)
+
+    def _read(self, prefill: Prefill) -> None:
+        """Read the next piece of the prompt; after the last one its choices join the batch."""
+        if prefill.listener.cancelled:
+            self._prefill = None
+            return
+        prompt = prefill.listener.request.prompt_ids
+        end = min(prefill.read + _PREFILL_TOKENS, len(prompt))
+        prefill.cache.reserve(1, end)
+        scores = self._model.forward(
+            torch.tensor([prompt[prefill.read : end]]),
+            torch.arange(prefill.read, end)[None],
+            prefill.cache,
+        )
+        prefill.read = end
+        if end == len(prompt):
+            self._join(prefill, scores)
+            self._prefill = None
+
+    def _join(self, prefill: Prefill, scores: Tensor) -> None:
+        """Copy what was read to one row for each choice, and choose their first tokens."""
+        choices = prefill.listener.request.choices
+        first = len(self._rows)
+        self._cache.reserve(first + choices, prefill.read)
+        for row in range(first, first + choices):
+            self._cache.copy_row(prefill.cache, 0, row, prefill.read)
+        joined = [Row(prefill.listener, choice) for choice in range(choices)]
+        self._rows.extend(joined)
+        self._choose(joined, scores.expand(choices, -1))
+
+    def _forward(self) -> Tensor:
+        """Let every row read its newest token; (rows, vocabulary)."""
+        positions = [len(row.token_ids) - 1 for row in self._rows]
+        self._cache.reserve(len(self._rows), max(positions) + 1)
+        newest = torch.tensor([row.token_ids[-1:] for row in self._rows])
+        return self._model.forward(newest, torch.tensor(positions)[:, None], self._cache)
+
+    def _choose(self, rows: Sequence[Row], scores: Tensor) -> None:
+        """Turn scores (rows, vocabulary) into one token for each row.
+
+        Every token of every request comes through here: a logits processor that changes scores,
+        given each row's `token_ids`, has its place before the loop.
+        """
+        done = []
+        for row, row_scores in zip(rows, scores, strict=True):
+            try:
+                token = row.choose(row_scores)
+                piece = self._vocabulary[token]
+                if not row.take(token, piece, ends=token in self._stop_ids):
+                    done.append(row)
+            except Exception as error:  # noqa: BLE001 - one row must not end its mates
+                self._fail([row.listener], error)
+                done.append(row)
+        self._drop(done)
+
+    def _drop(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            index, last = self._rows.index(row), len(self._rows) - 1
+            self._cache.remove_row(index, last)
+            self._rows[index] = self._rows[last]
+            self._rows.pop()
+        if not self._rows:
+            self._cache.reserve(0, 0)
+
+    def _fail(self, listeners: Sequence[Listener], error: Exception) -> None:
+        _log.error("generation_failed", error=type(error).__name__, requests=len(listeners))
+        for listener in listeners:
+            failure = UpstreamError("the embedded model failed on this request")
+            failure.__cause__ = error
+            listener.fail(failure)

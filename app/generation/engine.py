@@ -1,0 +1,232 @@
+"""The embedded model's one thread, and the door to it from the event loop.
+
+Knows nothing about tensors or the wire. A request is admitted or refused at once; while it runs,
+its deltas cross to the event loop that asked; closing its stream takes it out at the next step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+from tokenizers import Tokenizer
+
+from app.domain.errors import NotReady, Overloaded, RequestError, SluicewayError
+from app.generation.batch import Batch
+from app.generation.llama import Llama
+from app.generation.request import ContextLengthExceeded, Delta, GenerationRequest
+from app.generation.text import Vocabulary
+from app.metrics import Metrics
+
+_RETRY_AFTER_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """Bounds of one engine.
+
+    Keys and values take 46 KB for each token of SmolLM2: at worst `max_running` times
+    `context_tokens` of them, and one context more while a prompt is read.
+    """
+
+    max_running: int = 4
+    max_waiting: int = 16
+    context_tokens: int = 2048
+    threads: int = 1
+
+
+class GenerationStream:
+    """The deltas of one admitted request. Whoever does not read it to its end must close it."""
+
+    def __init__(self, engine: Engine, request: GenerationRequest) -> None:
+        self.request = request
+        self.cancelled = False
+        self._engine = engine
+        self._loop = asyncio.get_running_loop()
+        self._arrived: asyncio.Queue[Delta | SluicewayError] = asyncio.Queue()
+        self._left_to_send = request.choices
+        self._left_to_read = request.choices
+
+    def __aiter__(self) -> GenerationStream:
+        return self
+
+    async def __anext__(self) -> Delta:
+        if self._left_to_read == 0:
+            raise StopAsyncIteration
+        delta = await self._arrived.get()
+        if isinstance(delta, SluicewayError):
+            self._left_to_read = 0
+            raise delta
+        if delta.finish_reason:
+            self._left_to_read -= 1
+        return delta
+
+    def close(self) -> None:
+        """Stop the work on this request. May be called twice, and after the end."""
+        self._left_to_read = 0
+        self.cancelled = True
+        self._engine.release(self)
+
+    def put(self, delta: Delta) -> None:
+        """Send a delta to the event loop; called from the engine's thread."""
+        if delta.finish_reason:
+            self._left_to_send -= 1
+        if self._left_to_send == 0:
+            self._engine.release(self)
+        self._send(delta)
+
+    def fail(self, error: SluicewayError) -> None:
+        """Send the error that ends this stream; called from the engine's thread."""
+        if self._left_to_send:
+            self._left_to_send = 0
+            self.cancelled = True  # the other choices of this request must not go on
+            self._engine.release(self)
+            self._send(error)
+
+    def _send(self, message: Delta | SluicewayError) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._arrived.put_nowait, message)
+        except RuntimeError:  # the event loop is closed: nobody listens any more
+            self.cancelled = True
+            self._engine.release(self)
+
+
+class Engine:
+    """Runs the model in its own thread; streams are read in the event loop that submitted.
+
+    Args:
+        model: used by the engine's thread only.
+        tokenizer: gives the bytes behind token ids.
+        stop_ids: tokens that end a text.
+        limits: how much is taken on.
+        metrics: counts refusals.
+    """
+
+    def __init__(
+        self,
+        model: Llama,
+        tokenizer: Tokenizer,
+        stop_ids: tuple[int, ...],
+        limits: EngineLimits,
+        metrics: Metrics,
+    ) -> None:
+        if limits.context_tokens > model.shape.context:
+            raise ValueError("context_tokens is more than the model was made for")
+        self._limits = limits
+        self._metrics = metrics
+        self._batch = Batch(model, Vocabulary(tokenizer), stop_ids, limits.max_running)
+        self._changed = threading.Condition()
+        self._waiting: deque[GenerationStream] = deque()
+        self._open: set[GenerationStream] = set()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
+
+    @classmethod
+    def load(
+        cls, folder: Path, tokenizer: Tokenizer, limits: EngineLimits, metrics: Metrics
+    ) -> Engine:
+        """Load a folder of `prepare_weights`; takes a second, so not in an event loop."""
+        generation = json.loads((folder / "generation_config.json").read_text("utf-8"))
+        stop_ids = tuple(generation["eos_token_id"])
+        return cls(Llama.load(folder), tokenizer, stop_ids, limits, metrics)
+
+    @property
+    def context_tokens(self) -> int:
+        """Longest prompt plus answer."""
+        return self._limits.context_tokens
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the thread lives and takes requests."""
+        return self._thread.is_alive() and not self._closing
+
+    @property
+    def open_requests(self) -> int:
+        """Number of requests that wait or run."""
+        return len(self._open)
+
+    def start(self) -> None:
+        """Start the thread. Once."""
+        self._thread.start()
+
+    async def close(self) -> None:
+        """Answer everybody with `NotReady` and end the thread; a step that runs is waited for."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        if self._thread.ident is not None:
+            await asyncio.to_thread(self._thread.join)
+
+    def submit(self, request: GenerationRequest) -> GenerationStream:
+        """Admit a request. Call it in the event loop that reads the stream.
+
+        Raises:
+            RequestError: the request can never be served.
+            NotReady: the engine does not run.
+            Overloaded: too much is waiting already.
+        """
+        self._check(request)
+        stream = GenerationStream(self, request)
+        with self._changed:
+            if not self.healthy:
+                raise NotReady("the embedded model is not running")
+            taken = sum(other.request.choices for other in self._open)
+            if taken + request.choices > self._limits.max_running + self._limits.max_waiting:
+                self._metrics.overloaded.labels(resource="generation").inc()
+                raise Overloaded(
+                    "too many chats are waiting for the embedded model", retry_after=_RETRY_AFTER_S
+                )
+            self._open.add(stream)
+            self._waiting.append(stream)
+            self._changed.notify()
+        return stream
+
+    def release(self, stream: GenerationStream) -> None:
+        """Give back the place of a request that ended; a waiting one does not start any more."""
+        with self._changed:
+            self._open.discard(stream)
+            if stream in self._waiting:
+                self._waiting.remove(stream)
+
+    def _check(self, request: GenerationRequest) -> None:
+        length = len(request.prompt_ids)
+        if not length or request.max_tokens < 1 or request.choices < 1:
+            raise RequestError("there is nothing to generate")
+        if request.choices > self._limits.max_running:
+            raise RequestError(
+                f"at most {self._limits.max_running} choices can be asked for", param="n"
+            )
+        if length + request.max_tokens > self._limits.context_tokens:
+            raise ContextLengthExceeded(
+                f"the prompt has {length} tokens and up to {request.max_tokens} more were asked "
+                f"for; the embedded model takes {self._limits.context_tokens} in all",
+                param="messages",
+            )
+
+    def _run(self) -> None:
+        torch.set_num_threads(self._limits.threads)
+        try:
+            while self._wait_for_work():
+                self._batch.step()
+        finally:
+            # Also if this thread dies of something unforeseen: nobody may wait for ever.
+            with self._changed:
+                self._closing = True
+                unanswered = list(self._open)
+            for stream in unanswered:
+                stream.fail(NotReady("the embedded model was stopped"))
+
+    def _wait_for_work(self) -> bool:
+        """Take in what there is room for, in order of arrival; False when the engine closes."""
+        with self._changed:
+            while not (self._closing or self._waiting or self._batch.busy):
+                self._changed.wait()
+            if self._waiting and self._batch.has_room(self._waiting[0].request):
+                self._batch.start(self._waiting.popleft())
+            return not self._closing

@@ -1,0 +1,226 @@
+"""The streamed reply: reads the upstream, lets each choice be judged, ends as OpenAI's API does.
+
+Knows nothing about how text is held or judged: that is `choice_stream.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from typing import Any, Final
+
+import structlog
+
+from app.domain.errors import SluicewayError, UpstreamError, UpstreamProtocolError
+from app.domain.policy import Policy
+from app.domain.verdict import Verdict, merge
+from app.metrics import Metrics, error_type
+from app.moderation.engine import Engine
+from app.proxy import sse
+from app.proxy.choice_stream import ChoiceStream, Session
+from app.proxy.dialects import openai_chat as dialect
+from app.proxy.reply import failure_event, moderation, trailer
+from app.proxy.upstream import UpstreamReply
+
+_MAX_CHOICES: Final = 128
+_OUTBOX: Final = 64
+"""Events that wait for a slow client before the judges and the reader wait too."""
+_DRAIN_S: Final = 0.1
+
+_log = structlog.get_logger(__name__)
+
+
+class ChatStream:
+    """One streamed reply.
+
+    Two kinds of tasks work for it: one reader of the upstream, and one judge for each choice. They
+    belong to the generator and have ended when it has.
+
+    Args:
+        reply: The upstream's answer; it is closed here.
+        request: What was asked.
+        given: The verdict of the input.
+        engine: Judges the output.
+        policy: Its rules.
+        metrics: Where times and failures are counted.
+        called_at: When the upstream was called, by `time.perf_counter`.
+        comment_interval_s: Silence after which a comment keeps the connection alive.
+
+    Raises:
+        UpstreamProtocolError: The answer is no stream.
+    """
+
+    def __init__(
+        self,
+        reply: UpstreamReply,
+        request: dialect.ChatRequest,
+        given: Verdict,
+        *,
+        engine: Engine,
+        policy: Policy,
+        metrics: Metrics,
+        called_at: float,
+        comment_interval_s: float,
+    ) -> None:
+        if reply.events is None:
+            raise UpstreamProtocolError("the upstream's answer is no stream of events")
+        self._reply = reply
+        self._events = reply.events
+        self._request = request
+        self._given = given
+        self._policy = policy
+        self._metrics = metrics
+        self._called_at = called_at
+        self._comment_interval_s = comment_interval_s
+        self._writer = dialect.ChunkWriter(request.payload.get("model"))
+        self._session = Session(engine, policy, metrics, self._writer, self._send)
+        self._outbox: asyncio.Queue[bytes | None] = asyncio.Queue(_OUTBOX)
+        self._choices: dict[int, ChoiceStream] = {}
+        self._usage: dict[str, Any] | None = None
+        self._failure: SluicewayError | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._text_seen = False
+
+    async def open(self) -> AsyncGenerator[bytes]:
+        """The events, as bytes. Closing the generator early cancels the upstream."""
+        body = self._body()
+        # A generator that was never started runs no `finally` when it is closed: start it here.
+        await anext(body)
+        return body
+
+    async def _body(self) -> AsyncGenerator[bytes]:
+        pump = asyncio.create_task(self._pump())
+        try:
+            yield b""  # taken by `open`
+            while True:
+                try:
+                    async with asyncio.timeout(self._comment_interval_s):
+                        piece = await self._outbox.get()
+                except TimeoutError:
+                    holding = any(choice.holding for choice in self._choices.values())
+                    yield sse.comment("holding" if holding else "waiting")
+                    continue
+                if piece is None:
+                    return
+                yield piece
+        finally:
+            pump.cancel()
+            await _ended(pump)
+            await _ended(asyncio.ensure_future(self._reply.aclose()))
+
+    async def _pump(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._reader = group.create_task(self._read(group))
+            await self._close()
+        except Exception as error:  # noqa: BLE001 - the client must get an end it understands
+            _log.error("stream_failed", error=type(error).__name__)
+            await self._send(failure_event(SluicewayError("the stream failed")))
+        await self._outbox.put(None)
+
+    async def _read(self, group: asyncio.TaskGroup) -> None:
+        """Hand the upstream's deltas to their choices until it ends, or nothing more can leave."""
+        try:
+            async with self._watched() as events:
+                await self._follow(events, group)
+                for choice in self._choices.values():
+                    choice.end(None)
+                await _drain(events)
+        except UpstreamError as error:
+            self._failure = error
+            self._metrics.upstream_errors.labels(error_type=error_type(error)).inc()
+            for choice in self._choices.values():
+                choice.abandon()
+
+    async def _follow(self, events: AsyncIterator[str], group: asyncio.TaskGroup) -> None:
+        async for data in events:
+            if data == sse.DONE_DATA:
+                return
+            await self._take(dialect.read_chunk(data), group)
+        # Some upstreams leave the end mark out; finish reasons say as much.
+        if not self._choices or not all(choice.ended for choice in self._choices.values()):
+            raise UpstreamError("the upstream's stream broke off")
+
+    @contextlib.asynccontextmanager
+    async def _watched(self) -> AsyncGenerator[AsyncGenerator[str]]:
+        """The upstream's events; measured, and closed whatever happens."""
+        try:
+            async with contextlib.aclosing(self._events) as events:
+                yield events
+        finally:
+            await self._reply.aclose()
+            self._metrics.upstream_duration.labels(endpoint=dialect.ENDPOINT).observe(
+                time.perf_counter() - self._called_at
+            )
+
+    async def _take(self, chunk: dialect.Chunk, group: asyncio.TaskGroup) -> None:
+        self._writer.learn(chunk)
+        self._usage = chunk.usage or self._usage
+        for delta in chunk.deltas:
+            if not self._text_seen and (delta.texts or delta.objects):
+                self._text_seen = True
+                self._metrics.upstream_ttft.labels(endpoint=dialect.ENDPOINT).observe(
+                    time.perf_counter() - self._called_at
+                )
+            choice = self._choices.get(delta.index)
+            if choice is None:
+                choice = await self._open(delta.index, group)
+            await choice.push(delta)
+
+    async def _open(self, index: int, group: asyncio.TaskGroup) -> ChoiceStream:
+        """Begin a choice. Its role leaves at once, so that clients see choices in order."""
+        if len(self._choices) >= _MAX_CHOICES:
+            raise UpstreamProtocolError("the upstream streams too many choices")
+        choice = self._choices[index] = ChoiceStream(index, self._session)
+        await self._send(self._writer.delta(index, {"role": "assistant", "content": ""}))
+        group.create_task(self._judge(choice))
+        return choice
+
+    async def _judge(self, choice: ChoiceStream) -> None:
+        await choice.run()
+        choices = self._choices.values()
+        complete = len(choices) >= self._request.choices and all(c.closed for c in choices)
+        if complete and any(c.blocked for c in choices) and self._reader is not None:
+            self._reader.cancel()
+
+    async def _close(self) -> None:
+        """What follows when every choice has ended."""
+        if self._failure is not None:
+            await self._send(failure_event(self._failure))
+            return
+        blocked = [c.verdict for c in self._choices.values() if c.blocked and c.verdict]
+        if self._request.moderation is not None:
+            answered = [c.verdict for c in self._choices.values() if c.verdict]
+            result = moderation(self._given, answered, self._policy)
+            await self._send(self._writer.closing(moderation=result))
+        if self._request.include_usage:
+            usage = self._usage or (dialect.no_usage() if blocked else None)
+            if usage is not None:
+                await self._send(self._writer.closing(usage=usage))
+        if blocked:
+            await self._outbox.put(sse.comment(trailer(merge(blocked))))
+        await self._outbox.put(sse.DONE)
+
+    async def _send(self, payload: Mapping[str, Any]) -> None:
+        await self._outbox.put(sse.event(payload))
+
+
+async def _drain(events: AsyncIterator[str]) -> None:
+    """Read to the end of the response, so that its connection can be used again."""
+    with contextlib.suppress(TimeoutError, UpstreamError):
+        async with asyncio.timeout(_DRAIN_S):
+            async for _ in events:
+                pass
+
+
+async def _ended(future: asyncio.Future[None]) -> None:
+    """Wait until `future` is done, even if that was cancelled.
+
+    A server that gives up a request cancels it again and again; each time would cut the wait short,
+    and the upstream would be left open.
+    """
+    while not future.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([future])

@@ -1,0 +1,1 @@
+"""Wire formats: one file for each, and the walk over JSON that they share."""

@@ -1,0 +1,1 @@
+"""Offline: data sets, training, export and evaluation. The service never imports it."""

@@ -1,0 +1,91 @@
+"""Writes the trained detector as one ONNX graph, and the card that describes its folder.
+
+Knows nothing about data sets.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import nn
+from typing_extensions import override
+
+from app.inference.artefact import CARD, file_sha256
+from app.training.embeddings import layer_means
+from app.training.network import Calibrated
+
+_OPSET: Final = 17
+
+
+class ExportedDetector(nn.Module):
+    """Encoder, folded MLP and calibration in one module: token ids in, probabilities out."""
+
+    def __init__(self, encoder: nn.Module, calibrated: Calibrated) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.calibrated = calibrated
+
+    @override
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """(batch, length) twice to (batch, outputs)."""
+        means = layer_means(self.encoder, input_ids, attention_mask)
+        scores: torch.Tensor = self.calibrated(means.flatten(1))
+        return scores
+
+
+def export_graph(encoder: nn.Module, calibrated: Calibrated, target: Path) -> None:
+    """Write the fp32 graph, its two inputs free in batch and length."""
+    module = ExportedDetector(encoder, calibrated).eval()
+    ids = torch.tensor([[101, 2009, 2003, 102], [101, 2009, 102, 0]])
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
+    free = {0: "batch", 1: "length"}
+    torch.onnx.export(
+        module,
+        (ids, mask),
+        str(target),
+        input_names=["input_ids", "attention_mask"],
+        output_names=["scores"],
+        dynamic_axes={"input_ids": free, "attention_mask": free, "scores": {0: "batch"}},
+        opset_version=_OPSET,
+        dynamo=False,  # the graph exporter unrolls shapes that the mask computation needs free
+    )
+
+
+def quantise(source: Path, target: Path) -> None:
+    """Write an int8 copy: dynamic, per channel; the MLP stays in fp32, it is small and decides."""
+    import onnx  # noqa: PLC0415 - only training has it
+    from onnxruntime.quantization import QuantType, quantize_dynamic  # noqa: PLC0415 - the same
+    from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory() as scratch:
+        prepared = Path(scratch) / "prepared.onnx"
+        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+        graph = onnx.load(str(prepared)).graph
+        decides = [node.name for node in graph.node if "calibrated" in node.name]
+        quantize_dynamic(
+            str(prepared),
+            str(target),
+            per_channel=True,
+            reduce_range=False,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=decides,
+        )
+
+
+def write_card(folder: Path, card: dict[str, Any], files: Sequence[str]) -> None:
+    """Write `card.json` with the sha256 of every file."""
+    complete = {**card, "files": {name: file_sha256(folder / name) for name in files}}
+    text = json.dumps(complete, indent=2, ensure_ascii=False)
+    (folder / CARD).write_text(text + "\n", encoding="utf-8")
+
+
+def install(source: Path, target: Path) -> None:
+    """Put one finished file in its place."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)

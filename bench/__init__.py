@@ -1,0 +1,1 @@
+"""Reproducible measurements of the guard. Knows nothing that the service needs."""

@@ -1,0 +1,108 @@
+"""The opponent: the bare ONNX Runtime session with its tokenizer, alone in a process.
+
+Knows nothing about HTTP, queues, policies or normalisation. It sees many texts at once and sorts
+their windows by length, so that its batches are full and hardly padded: no server can do better.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from app.inference.artefact import load_artefact
+from app.inference.onnx_backend import OnnxBackend
+from app.inference.tokenizer import windows
+from bench.process import Partner, partner
+from bench.setup import Setup
+from bench.texts import make_texts
+
+HORIZON: Final = 512
+"""Texts that are sorted together: as many as the guard's batcher looks through."""
+
+
+class BareSession:
+    """The model as the guard loads it, and nothing around it."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._artefact = load_artefact(setup.model)
+        self._budget = setup.max_batch_tokens
+        self._backend = OnnxBackend(
+            self._artefact.path("model.onnx"),
+            self._artefact.path("tokenizer.json"),
+            max_tokens=self._artefact.window,
+            device=setup.device,
+            intra_op_threads=setup.threads,
+        )
+        self._backend.warm_up()
+
+    def score(self, texts: Sequence[str]) -> int:
+        """Judge all texts; how many windows they had."""
+        cuts = sorted((window for text in texts for window in self._windows(text)), key=len)
+        for batch in batches(cuts, self._budget):
+            self._backend.predict(batch)
+        return len(cuts)
+
+    def _windows(self, text: str) -> Iterator[list[int]]:
+        ids = self._backend.encode(text).ids
+        for start, end in windows(len(ids), self._artefact.window, self._artefact.overlap):
+            yield ids[start:end]
+
+
+def batches(ordered: Sequence[list[int]], budget: int) -> Iterator[list[list[int]]]:
+    """Cut windows that are sorted by length into batches within a budget that counts padding."""
+    batch: list[list[int]] = []
+    for window in ordered:
+        if batch and len(window) * (len(batch) + 1) > budget:
+            yield batch
+            batch = []
+        batch.append(window)
+    if batch:
+        yield batch
+
+
+def throughput(session: BareSession, texts: Sequence[str], seconds: float) -> dict[str, Any]:
+    """Judge the texts again and again for at least so long."""
+    done = scored = 0
+    begun = time.perf_counter()
+    while (elapsed := time.perf_counter() - begun) < seconds:
+        scored += session.score(texts)
+        done += len(texts)
+    return {"texts": done, "windows": scored, "seconds": elapsed}
+
+
+def latency(session: BareSession, texts: Sequence[str], seconds: float) -> dict[str, Any]:
+    """Judge one text after the other for so long; the milliseconds of each."""
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while (begun := time.perf_counter()) < end:
+        session.score([texts[len(times) % len(texts)]])
+        times.append((time.perf_counter() - begun) * 1_000)
+    return {"milliseconds": times}
+
+
+@asynccontextmanager
+async def bare_process(setup: Setup) -> AsyncGenerator[Partner]:
+    """The bare session in its own process, idle until it is asked."""
+    async with partner("bare", setup.to_json()) as session:
+        await session.hear()
+        yield session
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Answer the questions on standard input until it ends."""
+    setup = Setup.from_json(arguments[0])
+    session = BareSession(setup)
+    texts = make_texts(HORIZON)
+    measures = {"throughput": throughput, "latency": latency}
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        print(json.dumps(measures[asked["measure"]](session, texts, asked["seconds"])), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from tokenizers import Tokenizer
+
+from app.domain.errors import Overloaded, RequestError, SluicewayError, UpstreamError
+from app.generation.chat import EmbeddedChat
+from app.generation.chatml import ChatMl
+from app.generation.request import ContextLengthExceeded, Delta, GenerationRequest
+
+HELLO = {"messages": [{"role": "user", "content": "Hi"}]}
+TWO_CHOICES = [
+    Delta(0, "Hel", 1),
+    Delta(1, "", 1, "stop"),
+    Delta(0, "lo", 3, "length"),
+]
+
+
+@dataclass
+class ScriptedStream:
+    script: Iterator[Delta | SluicewayError]
+    closed: bool = False
+    stuck: bool = False
+
+    def __aiter__(self) -> ScriptedStream:
+        return self
+
+    async def __anext__(self) -> Delta:
+        if self.stuck:
+            await asyncio.Event().wait()
+        item = next(self.script, None)
+        if item is None:
+            raise StopAsyncIteration
+        if isinstance(item, SluicewayError):
+            raise item
+        return item
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@dataclass
+class ScriptedGenerator:
+    script: list[Delta | SluicewayError] = field(default_factory=lambda: list(TWO_CHOICES))
+    refusal: SluicewayError | None = None
+    context_tokens: int = 400
+    stuck: bool = False
+    requests: list[GenerationRequest] = field(default_factory=list)
+    streams: list[ScriptedStream] = field(default_factory=list)
+
+    def submit(self, request: GenerationRequest) -> ScriptedStream:
+        if self.refusal is not None:
+            raise self.refusal
+        self.requests.append(request)
+        self.streams.append(ScriptedStream(iter(self.script), stuck=self.stuck))
+        return self.streams[-1]
+
+
+@pytest.fixture
+def generator() -> ScriptedGenerator:
+    return ScriptedGenerator()
+
+
+@pytest.fixture
+def chat(generator: ScriptedGenerator, tiny_tokenizer: Tokenizer) -> EmbeddedChat:
+    return EmbeddedChat(generator, ChatMl(tiny_tokenizer), "a-model")
+
+
+async def test_a_completion_has_the_shape_clients_know(
+    chat: EmbeddedChat, generator: ScriptedGenerator
+) -> None:
+    answer = await chat.complete(HELLO | {"n": 2})
+
+    completion = ChatCompletion.model_validate(answer)
+    assert [choice.message.content for choice in completion.choices] == ["Hello", ""]
+    assert [choice.finish_reason for choice in completion.choices] == ["length", "stop"]
+    prompt = len(generator.requests[0].prompt_ids)
+    assert answer["usage"] == {
+        "prompt_tokens": prompt,
+        "completion_tokens": 4,
+        "total_tokens": prompt + 4,
+    }
+    assert answer["model"] == "a-model"
+    assert generator.streams[0].closed
+
+
+async def test_a_stream_begins_with_roles_and_ends_with_usage(chat: EmbeddedChat) -> None:
+    payload = HELLO | {"n": 2, "stream_options": {"include_usage": True}}
+
+    chunks = [chunk async for chunk in await chat.open_stream(payload)]
+
+    for chunk in chunks:
+        ChatCompletionChunk.model_validate(chunk)
+    choices = [chunk["choices"][0] for chunk in chunks[:-1]]
+    assert [(choice["index"], choice["delta"], choice["finish_reason"]) for choice in choices] == [
+        (0, {"role": "assistant", "content": ""}, None),
+        (1, {"role": "assistant", "content": ""}, None),
+        (0, {"content": "Hel"}, None),
+        (1, {}, "stop"),
+        (0, {"content": "lo"}, None),
+        (0, {}, "length"),
+    ]
+    assert all(chunk["usage"] is None for chunk in chunks[:-1])
+    assert chunks[-1]["choices"] == []
+    assert chunks[-1]["usage"]["completion_tokens"] == 4
+    assert len({chunk["id"] for chunk in chunks}) == 1
+
+
+async def test_usage_comes_only_when_asked_for(chat: EmbeddedChat) -> None:
+    chunks = [chunk async for chunk in await chat.open_stream(HELLO | {"n": 2})]
+
+    assert all("usage" not in chunk for chunk in chunks)
+
+
+@pytest.mark.parametrize("read", [0, 1, 3])
+async def test_closing_a_stream_stops_the_work(
+    chat: EmbeddedChat, generator: ScriptedGenerator, read: int
+) -> None:
+    chunks = await chat.open_stream(HELLO | {"n": 2})
+    for _ in range(read):
+        await anext(chunks)
+
+    await chunks.aclose()
+
+    assert generator.streams[0].closed
+
+
+async def test_cancelling_a_completion_stops_the_work(
+    chat: EmbeddedChat, generator: ScriptedGenerator
+) -> None:
+    generator.stuck = True
+    task = asyncio.create_task(chat.complete(HELLO))
+    async with asyncio.timeout(10):
+        while not generator.streams:  # noqa: ASYNC110 - submitted after a hop through a thread
+            await asyncio.sleep(0.001)
+
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert generator.streams[0].closed
+
+
+async def test_a_refusal_comes_before_the_first_chunk(
+    chat: EmbeddedChat, generator: ScriptedGenerator
+) -> None:
+    generator.refusal = Overloaded("full")
+
+    with pytest.raises(Overloaded):
+        await chat.open_stream(HELLO)
+    with pytest.raises(Overloaded):
+        await chat.complete(HELLO)
+
+
+async def test_a_failure_midway_reaches_the_caller(
+    chat: EmbeddedChat, generator: ScriptedGenerator
+) -> None:
+    generator.script = [Delta(0, "Hel", 1), UpstreamError("failed")]
+
+    with pytest.raises(UpstreamError):
+        await chat.complete(HELLO)
+    with pytest.raises(UpstreamError):
+        _ = [chunk async for chunk in await chat.open_stream(HELLO)]
+    assert all(stream.closed for stream in generator.streams)
+
+
+async def test_the_answer_is_bounded_by_what_the_context_leaves(
+    chat: EmbeddedChat, generator: ScriptedGenerator
+) -> None:
+    await chat.complete(HELLO | {"n": 2, "max_tokens": 5})
+    await chat.complete(HELLO | {"n": 2, "max_tokens": 10_000})
+
+    few, many = generator.requests
+    assert few.max_tokens == 5
+    assert many.max_tokens == 400 - len(many.prompt_ids)
+
+
+async def test_messages_longer_than_the_context_are_refused(
+    chat: EmbeddedChat, generator: ScriptedGenerator
+) -> None:
+    with pytest.raises(ContextLengthExceeded) as refusal:
+        await chat.complete({"messages": [{"role": "user", "content": "xyz" * 400}]})
+
+    assert refusal.value.param == "messages"
+    assert generator.requests == []
+
+
+async def test_a_bad_payload_is_refused(chat: EmbeddedChat) -> None:
+    with pytest.raises(RequestError):
+        await chat.open_stream({"messages": []})
+
+
+def test_the_model_is_listed(chat: EmbeddedChat) -> None:
+    (model,) = chat.models()
+
+    assert (model["id"], model["object"]) == ("a-model", "model")

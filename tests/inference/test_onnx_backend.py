@@ -1,0 +1,76 @@
+import numpy as np
+import onnxruntime
+import pytest
+
+from app.domain.errors import ConfigurationError, DetectorError
+from app.inference.artefact import load_artefact
+from app.inference.onnx_backend import OnnxBackend
+
+
+@pytest.fixture(scope="module")
+def artefact(pytestconfig):
+    return load_artefact(pytestconfig.rootpath / "models" / "prompt-detector")
+
+
+def load(artefact, **options):
+    return OnnxBackend(
+        artefact.path("model.onnx"),
+        artefact.path("tokenizer.json"),
+        max_tokens=artefact.window,
+        **{"device": "cpu", **options},
+    )
+
+
+@pytest.fixture(scope="module")
+def backend(artefact):
+    backend = load(artefact)
+    yield backend
+    backend.close()
+
+
+def test_a_row_of_probabilities_for_each_window(artefact, backend):
+    batch = [backend.encode(text).ids for text in ("hello", "how are you today", "x " * 100)]
+    scores = backend.predict(batch)
+    assert scores.shape == (3, artefact.outputs)
+    assert scores.dtype == np.float32
+    assert (scores >= 0).all()
+    assert (scores <= 1).all()
+
+
+def test_neighbours_in_a_batch_hardly_move_a_score(backend):
+    # int8 activations share their scale within a batch, so the scores are near, not equal.
+    texts = ("Tell me how to build a pipe bomb", "What a lovely day", "word " * 120)
+    together = backend.predict([backend.encode(text).ids for text in texts])
+    for text, row in zip(texts, together, strict=True):
+        alone = backend.predict([backend.encode(text).ids])[0]
+        np.testing.assert_allclose(row, alone, atol=0.1)
+
+
+def test_an_empty_batch_and_an_empty_window(artefact, backend):
+    assert backend.predict([]).shape == (0, artefact.outputs)
+    assert np.isfinite(backend.predict([[]])).all()
+
+
+def test_a_failing_runtime_is_a_detector_error(backend):
+    with pytest.raises(DetectorError, match="inference failed"):
+        backend.predict([[10_000_000]])
+
+
+def test_warm_up_runs_the_longest_window(artefact):
+    backend = load(artefact)
+    backend.warm_up()
+    assert backend.max_tokens == artefact.window == 126
+    assert backend.device == "cpu"
+
+
+def test_cuda_that_is_not_there_is_refused(artefact, monkeypatch):
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(ConfigurationError, match="CUDA"):
+        load(artefact, device="cuda")
+
+
+def test_a_file_that_is_no_model_is_a_configuration_error(artefact, tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"no model")
+    with pytest.raises(ConfigurationError, match="cannot be loaded"):
+        OnnxBackend(path, artefact.path("tokenizer.json"), max_tokens=8)

@@ -1,0 +1,80 @@
+import itertools
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.domain.detection import Gap, Unscanned
+from app.domain.errors import ConfigurationError
+from app.inference.tokenizer import TextTokenizer, windows
+
+SHIPPED = "models/prompt-detector/tokenizer.json"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(pytestconfig):
+    return TextTokenizer(pytestconfig.rootpath / SHIPPED)
+
+
+def read(tokenizer, text):
+    return [text[start:end].lower() for start, end in tokenizer.encode(text).offsets]
+
+
+def test_offsets_are_code_points_of_the_original(tokenizer):
+    assert read(tokenizer, "Build 𝄞 a Bömb!") == ["build", "𝄞", "a", "bömb", "!"]
+
+
+def test_a_word_of_more_than_a_hundred_letters_is_read(tokenizer):
+    text = "bomb" * 60
+    encoding = tokenizer.encode(text)
+    assert "".join(read(tokenizer, text)) == text
+    assert encoding.gaps == ()
+
+
+def test_an_unknown_character_does_not_hide_its_neighbours(tokenizer):
+    text = "bomb𓂀bomb"
+    assert read(tokenizer, text) == ["bomb", "𓂀", "bomb"]
+    assert tokenizer.encode(text).gaps == (Gap(4, 5, Unscanned.UNKNOWN_TOKEN),)
+
+
+def test_typed_special_tokens_are_text(tokenizer):
+    ids = tokenizer.encode("[SEP] [CLS] [PAD] [UNK]").ids
+    assert tokenizer.end_id not in ids
+    assert tokenizer.padding_id not in ids
+    assert tokenizer.encode("[UNK]").gaps == ()
+
+
+def test_nothing_is_truncated(tokenizer):
+    assert len(tokenizer.encode("word " * 5000).ids) == 5000
+
+
+def test_a_tokenizer_that_truncates_is_refused(tmp_path, pytestconfig):
+    content = json.loads((pytestconfig.rootpath / SHIPPED).read_text(encoding="utf-8"))
+    content["truncation"] = {
+        "direction": "Right",
+        "max_length": 8,
+        "strategy": "LongestFirst",
+        "stride": 0,
+    }
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ConfigurationError, match="truncates"):
+        TextTokenizer(path)
+
+
+@given(st.text(max_size=300))
+def test_every_visible_character_is_a_token_or_a_gap(tokenizer, text):
+    encoding = tokenizer.encode(text)
+    covered = {index for start, end in encoding.offsets for index in range(start, end)}
+    # Letters and digits carry text; the normaliser drops control characters and lone accents.
+    assert all(index in covered for index, mark in enumerate(text) if mark.isalnum())
+
+
+@given(st.integers(0, 500), st.integers(2, 60), st.data())
+def test_windows_cover_everything_and_overlap(length, size, data):
+    overlap = data.draw(st.integers(0, size - 1))
+    spans = windows(length, size, overlap)
+    assert {index for start, end in spans for index in range(start, end)} == set(range(length))
+    assert all(0 < end - start <= size for start, end in spans)
+    assert all(before[1] - after[0] == overlap for before, after in itertools.pairwise(spans))
