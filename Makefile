@@ -41,6 +41,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed models/prompt-detector/requirements.t
 	@touch $@
 
 test: install-dev ## Run every test (those of Prometheus only where promtool is installed)
+	@command -v promtool >/dev/null || echo "==> no promtool here: leaving out the tests marked prometheus (apt-get install prometheus)"
 	$(BIN)/python -m pytest $(if $(shell command -v promtool),,-m "not prometheus") $(TESTS)
 
 check: install-dev lint types ## What CI runs: format, lint, types, imports, tests

@@ -80,6 +80,7 @@ def serve(
             port=server.port,
             timeout_graceful_shutdown=server.shutdown_grace_s,
             server_header=False,
+            ws="none",
             **logs.UVICORN_OPTIONS,
         )
 

@@ -16,6 +16,7 @@ from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from prometheus_fastapi_instrumentator import Instrumentator
+from prometheus_fastapi_instrumentator import metrics as http_metrics
 
 from app.api import dependencies
 from app.api.components import Components, ModelInfo
@@ -51,12 +52,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def _instrument(app: FastAPI, registry: CollectorRegistry) -> None:
-    """The common HTTP metrics; a stream counts until its headers, its length says nothing."""
+    """The common HTTP metrics; a stream counts until its headers, as its length says nothing."""
+    # Methods and sizes are left out: both come from the client as they are.
     Instrumentator(
         registry=registry,
         should_ignore_untemplated=True,
         should_exclude_streaming_duration=True,
         excluded_handlers=["/metrics", "/healthz", "/readyz", "/startupz"],
+    ).add(
+        http_metrics.requests(should_include_method=False, registry=registry),
+        http_metrics.latency(
+            should_include_method=False, should_include_status=False, registry=registry
+        ),
     ).instrument(app)
 
 

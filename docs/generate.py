@@ -59,8 +59,8 @@ def _settings() -> Iterator[str]:
     prefix = str(Settings.model_config["env_prefix"])
     yield (
         f"Each setting is an environment variable: `{prefix}`, the group, two underscores, the "
-        "name.\nA value that does not fit stops the start, and so does a group or a name that is not "
-        "known.\nAn empty value counts as unset."
+        "name.\nA value that does not fit stops the start, and so does a group or a name that is "
+        "not known.\nAn empty value counts as unset."
     )
     for group, info in Settings.model_fields.items():
         model = info.annotation
@@ -113,17 +113,13 @@ def _default(value: Any) -> str:
     """The same on every machine: folders are told by what they are relative to."""
     if value is PydanticUndefined:
         return "required"
-    if value is None:
-        return "unset"
-    if value == ():
-        return "empty"
-    if isinstance(value, bool):
-        return f"`{value}`".lower()
+    if value is None or value == ():
+        return "unset" if value is None else "empty"
     if isinstance(value, Path):
         if value == shipped(value.name):
             return f"`{value.name}/` of the project"
         return f"`~/{value.relative_to(Path.home()).as_posix()}`"
-    return f"`{value}`"
+    return f"`{value}`".lower() if isinstance(value, bool) else f"`{value}`"
 
 
 def _bounds(schema: Mapping[str, Any]) -> str:

@@ -215,6 +215,14 @@ def test_a_dying_process_does_not_tell_its_message(events: Events) -> None:
     assert MARKER not in json.dumps(event)
 
 
+def test_who_presses_control_c_is_not_reported(
+    events: Events, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert events() == []
+    assert capsys.readouterr().err == "KeyboardInterrupt\n"
+
+
 def test_a_failing_finalizer_does_not_tell_its_message(events: Events) -> None:
     class Closing:
         def __del__(self) -> None:

@@ -80,6 +80,11 @@ def test_two_processes_in_one_interpreter_do_not_share_counts() -> None:
     assert value(second, "guardrail_overloaded_total", resource="batcher") == 0
 
 
+def test_the_class_itself_has_nothing_to_count_with() -> None:
+    with pytest.raises(AttributeError, match="belongs to an object"):
+        Metrics.requests.labels()
+
+
 def test_a_given_registry_is_used() -> None:
     registry = CollectorRegistry()
     assert Metrics(registry).registry is registry

@@ -20,7 +20,6 @@ _DESCRIPTIONS: Final[Mapping[int | str, str]] = MappingProxyType(
         400: "The request cannot be served as it stands, or its input was blocked.",
         401: "No API key, or not one of ours.",
         403: "The key may not do this.",
-        404: "There is no such thing.",
         413: "The body is too large, or has too many texts.",
         422: "The body is JSON of another shape. The reply does not repeat it.",
         429: "Too many requests, or a full queue; `Retry-After` says when to try again.",
@@ -32,8 +31,6 @@ _DESCRIPTIONS: Final[Mapping[int | str, str]] = MappingProxyType(
         "5XX": "The language model's own failures are relayed with their status.",
     }
 )
-
-
 _BEARER: Final[dict[str, list[str]]] = {"HTTPBearer": []}
 
 

@@ -5,6 +5,8 @@ Pure ASGI; knows nothing about routes. Nothing here buffers a body.
 
 from __future__ import annotations
 
+from typing import Final
+
 import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -13,6 +15,8 @@ from app.api.errors import error_response, internal_error_response
 from app.domain.errors import TooLarge
 
 _log = structlog.get_logger(__name__)
+
+_MAX_DIGITS: Final = 19  # Python refuses to read numbers of thousands of digits
 
 
 class BodyLimit:
@@ -49,7 +53,7 @@ class BodyLimit:
 
 def _declared_length(scope: Scope) -> int:
     value = next((v for k, v in scope["headers"] if k == b"content-length"), b"")
-    return int(value) if value.isdigit() else 0
+    return int(value[:_MAX_DIGITS]) if value.isdigit() else 0
 
 
 class FaultBarrier:

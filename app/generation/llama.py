@@ -20,6 +20,8 @@ from torch.nn import functional
 
 from app.generation.key_values import KeyValues
 
+_FEW_ROWS = 8
+
 
 @dataclass(frozen=True, slots=True)
 class LlamaShape:
@@ -115,10 +117,10 @@ class Llama:
         for index, layer in enumerate(self._layers):
             hidden = hidden + self._attention(hidden, index, places, cache)
             normed = self._normalise(hidden, layer.mlp_norm)
-            gate, up = functional.linear(normed, layer.gate_up).chunk(2, dim=-1)
-            hidden = hidden + functional.linear(functional.silu(gate) * up, layer.down)
+            gate, up = _project(normed, layer.gate_up).chunk(2, dim=-1)
+            hidden = hidden + _project(functional.silu(gate) * up, layer.down)
         last = self._normalise(hidden[:, -1], self._norm)
-        return functional.linear(last, self._head)  # (rows, vocabulary)
+        return _project(last, self._head)  # (rows, vocabulary)
 
     def _places(self, positions: Tensor) -> Places:
         used = int(positions.max()) + 1
@@ -137,9 +139,7 @@ class Llama:
         shape, layer = self.shape, self._layers[index]
         rows, new, _ = hidden.shape
         normed = self._normalise(hidden, layer.attention_norm)
-        heads = functional.linear(normed, layer.query_key_value).view(
-            rows, new, -1, shape.head_size
-        )
+        heads = _project(normed, layer.query_key_value).view(rows, new, -1, shape.head_size)
         query, key, value = torch.split(heads, [shape.heads, shape.kv_heads, shape.kv_heads], dim=2)
         cache.write(index, places.positions, _turned(key, places), value)
         keys, values = cache.read(index, rows, places.seen.shape[-1])
@@ -148,10 +148,25 @@ class Llama:
         query = query.permute(0, 2, 3, 1, 4).reshape(rows, shape.kv_heads, -1, shape.head_size)
         mixed = functional.scaled_dot_product_attention(query, keys, values, attn_mask=places.seen)
         mixed = mixed.view(rows, shape.heads, new, shape.head_size).transpose(1, 2)
-        return functional.linear(mixed.reshape(rows, new, -1), layer.attention_out)
+        return _project(mixed.reshape(rows, new, -1), layer.attention_out)
 
     def _normalise(self, hidden: Tensor, weight: Tensor) -> Tensor:
         return functional.rms_norm(hidden, weight.shape, weight, self.shape.norm_epsilon)
+
+
+def _project(inputs: Tensor, weight: Tensor) -> Tensor:
+    """Multiply as `linear` does, but the other way round where that is faster.
+
+    For one to eight rows and a tall matrix, torch's CPU build takes 1.3 to 3 times as long for
+    `linear` (AMD EPYC, one thread), and for a single row longer than for two.
+    """
+    rows = inputs.flatten(0, -2)
+    count = len(rows)
+    if count > _FEW_ROWS or weight.shape[0] < weight.shape[1]:
+        return functional.linear(inputs, weight)
+    if count == 1:
+        rows = rows.repeat(2, 1)
+    return (weight @ rows.t()).t()[:count].reshape(*inputs.shape[:-1], -1)
 
 
 def _layer(weights: Mapping[str, Tensor], index: int) -> Layer:

@@ -139,7 +139,7 @@ def _dump(scan: Scan) -> bytes:
     )
 
 
-def _load(value: bytes) -> Scan:
+def _load(value: bytes | str) -> Scan:
     detections, gaps = orjson.loads(value)
     return Scan(
         tuple(

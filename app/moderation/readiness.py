@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -28,18 +27,6 @@ CANARIES: Final[Mapping[str, tuple[str, str]]] = {
 """A text that the detector must find something in, and one that it must not."""
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Readiness:
-    """The answer to `/readyz`: what is wrong, by component; empty when all is well."""
-
-    problems: Mapping[str, str]
-
-    @property
-    def ready(self) -> bool:
-        """Whether requests can be served."""
-        return not self.problems
 
 
 class ReadinessProbe:
@@ -82,10 +69,6 @@ class ReadinessProbe:
         """Whether requests can be served, and what is wrong, by component."""
         problems = self._current()
         return not problems, problems
-
-    def state(self) -> Readiness:
-        """The same as one value."""
-        return Readiness(self._current())
 
     def _current(self) -> Mapping[str, str]:
         """The last answers, and the workers as they are now."""

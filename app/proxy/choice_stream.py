@@ -148,8 +148,9 @@ class ChoiceStream:
         released = channel.moderator.push(text)
         channel.fresh = True
         if released:
-            self.session.count_released(len(released))
             await self._send({name: released})
+            # Afterwards: a block meanwhile cancels the sending, and that text never left.
+            self.session.count_released(len(released))
         elif channel.waiting_since is None:
             channel.waiting_since = time.perf_counter()
 

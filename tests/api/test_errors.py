@@ -238,6 +238,11 @@ def test_a_large_body_is_413_by_its_declared_length(world, path):
     assert reply.json()["error"]["code"] == "request_too_large"
 
 
+def test_an_absurd_length_is_413(client):
+    reply = client.post("/moderate", content=b"{}", headers={"content-length": "9" * 5_000})
+    assert reply.status_code == 413
+
+
 @pytest.mark.parametrize("path", ["/moderate", "/v1/moderations", "/v1/chat/completions"])
 def test_a_large_body_is_413_by_what_arrives(world, path):
     def chunks():

@@ -346,12 +346,16 @@ async def test_more_than_the_buffer_holds_is_blocked() -> None:
 
 
 async def test_a_pause_of_the_upstream_lets_out_what_a_partial_window_shows_clean() -> None:
-    eager = StreamPolicy(
-        first_window_chars=500, window_chars=500, overlap_chars=12, max_wait_ms=10
-    )
+    eager = StreamPolicy(first_window_chars=500, window_chars=500, overlap_chars=12, max_wait_ms=10)
     gate = asyncio.Event()
     upstream = ScriptedUpstream(
-        [delta(content=" ".join(WORDS[:10])), gate.wait, delta(content=" forbidden"), finish(), DONE]
+        [
+            delta(content=" ".join(WORDS[:10])),
+            gate.wait,
+            delta(content=" forbidden"),
+            finish(),
+            DONE,
+        ]
     )
     proxy, _ = proxy_of(upstream)
     reply = await proxy.chat(STREAMED, policy=policy(stream=eager), headers={})
@@ -443,7 +447,9 @@ async def test_token_ids_and_log_probabilities_never_leave() -> None:
 
 async def test_a_client_that_leaves_closes_the_upstream_at_any_moment() -> None:
     for pieces_read in range(4):
-        upstream = ScriptedUpstream([*stream_of(cut(" ".join(WORDS), 3))[:-3], asyncio.Event().wait])
+        upstream = ScriptedUpstream(
+            [*stream_of(cut(" ".join(WORDS), 3))[:-3], asyncio.Event().wait]
+        )
         proxy, _ = proxy_of(upstream)
         reply = await proxy.chat(STREAMED, policy=policy(), headers={})
         for _ in range(pieces_read):

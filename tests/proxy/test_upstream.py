@@ -102,9 +102,7 @@ async def test_whose_key_goes_upstream(
     assert fake.requests[0].headers.get("authorization") == sent
 
 
-async def test_only_a_few_headers_of_the_caller_go_upstream(
-    make: Make, fake: FakeUpstream
-) -> None:
+async def test_only_a_few_headers_of_the_caller_go_upstream(make: Make, fake: FakeUpstream) -> None:
     headers = {
         "openai-organization": "org-1",
         "openai-project": "proj-1",
@@ -240,7 +238,7 @@ STREAM = b"".join(
     [
         b": a comment\r\n\r\n",
         event(delta(content="na\u00efve \u6f22\u5b57 \U0001f600")),
-        b"event: odd\nid: 7\ndata: {\ndata: \"choices\": []}\n\n",
+        b'event: odd\nid: 7\ndata: {\ndata: "choices": []}\n\n',
         event(finish()).replace(b"\n", b"\r\n"),
         DONE,
     ]
@@ -285,9 +283,7 @@ async def test_a_stream_read_to_its_end_gives_its_connection_back(
         assert len(await collect(await upstream.chat(PAYLOAD, headers={}))) == 3
 
 
-async def test_the_breaker_opens_and_lets_one_probe_through(
-    make: Make, fake: FakeUpstream
-) -> None:
+async def test_the_breaker_opens_and_lets_one_probe_through(make: Make, fake: FakeUpstream) -> None:
     now = [0.0]
     metrics = Metrics()
     breaker = Breaker(failures=2, reset_ms=1_000, clock=lambda: now[0])
@@ -318,9 +314,7 @@ async def test_the_breaker_opens_and_lets_one_probe_through(
     assert (await upstream.chat(PAYLOAD, headers={})).ok
 
 
-async def test_errors_of_the_caller_do_not_open_the_breaker(
-    make: Make, fake: FakeUpstream
-) -> None:
+async def test_errors_of_the_caller_do_not_open_the_breaker(make: Make, fake: FakeUpstream) -> None:
     fake.answer(Answer([b"{}"], status=429))
     upstream = make(breaker=Breaker(failures=1))
     for _ in range(3):
