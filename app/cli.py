@@ -115,7 +115,7 @@ def _texts(file: Path | None, *, whole: bool) -> list[str]:
 async def _moderate(
     settings: Settings, texts: list[str], policy_name: str | None, stage: Stage
 ) -> bool:
-    from app.api.replies import result_of  # noqa: PLC0415
+    from app.api.replies import verdict_json  # noqa: PLC0415
     from app.assembly import open_guard  # noqa: PLC0415 - loads the runtime of the models
     from app.metrics import Metrics  # noqa: PLC0415
 
@@ -127,7 +127,7 @@ async def _moderate(
                 Conversation.of_text(text), stage, policy, endpoint="cli"
             )
             blocked = blocked or verdict.blocks
-            typer.echo(orjson.dumps(result_of(verdict)).decode())
+            typer.echo(orjson.dumps(verdict_json(verdict, explain=True)).decode())
     return blocked
 
 

@@ -116,19 +116,7 @@ def _result(outcome: Outcome, *, explain: bool) -> dict[str, Any]:
     if not isinstance(outcome, Verdict):
         # Not judged: a caller that looks at one field only must not take it for clean.
         return {"flagged": True, "verdict": Action.BLOCK.value, "error": error_body(outcome)}
-    result: dict[str, Any] = {
-        "flagged": replies.is_flagged(outcome),
-        "verdict": outcome.action.value,
-        "categories": replies.categories_json(outcome),
-        "category_scores": replies.scores_json(outcome),
-        "coverage": replies.coverage_json(outcome.coverage),
-    }
-    if explain:
-        result["spans"] = replies.spans_json(outcome)
-        result["detectors"] = [replies.detector_json(report) for report in outcome.reports]
-    if outcome.degraded:
-        result["degraded"] = outcome.degraded
-    return result
+    return replies.verdict_json(outcome, explain=explain)
 
 
 def _model(model: ModelInfo) -> dict[str, str]:

@@ -62,7 +62,7 @@ class ModerateRequest(BaseModel):
     guardrails: GuardrailsWish | None = Field(
         None, description="The same wishes in one field; those beside it come first."
     )
-    explain: bool = Field(True, description="Whether results have `spans` and `detectors`.")
+    explain: bool = Field(True, description="Whether results have `spans`.")
     on_truncation: OnTruncation = Field(
         OnTruncation.CHUNK,
         description="Nothing is ever truncated: long text is read in overlapping chunks (`chunk`, "
@@ -113,6 +113,7 @@ class SpanReply(BaseModel):
     detector: str
     score: float
     label: str
+    view: str = Field(description="The reading that showed it: `plain`, `leet`, `base64`, …")
 
 
 class DetectorReply(BaseModel):
@@ -125,6 +126,7 @@ class DetectorReply(BaseModel):
     category: Category | None
     ms: float
     cached: bool
+    coverage: CoverageReply
 
 
 class ResultReply(BaseModel):

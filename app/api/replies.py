@@ -43,14 +43,14 @@ def coverage_json(coverage: Coverage) -> dict[str, Any]:
 
 
 def categories_json(verdict: Verdict) -> dict[str, bool]:
-    """Each category that was answered for, and whether it is over its threshold."""
-    return {category.value: category in verdict.flagged for category in _answered(verdict)}
+    """Each category, and whether it is over its threshold."""
+    return {category.value: category in verdict.flagged for category in Category}
 
 
 def scores_json(verdict: Verdict) -> dict[str, float]:
-    """The score of each category that was answered for."""
+    """The score of each category; 0 where no detector has anything to say."""
     scores = verdict.category_scores
-    return {category.value: scores.get(category, 0.0) for category in _answered(verdict)}
+    return {category.value: scores.get(category, 0.0) for category in Category}
 
 
 def spans_json(verdict: Verdict) -> list[dict[str, Any]]:
@@ -64,6 +64,7 @@ def spans_json(verdict: Verdict) -> list[dict[str, Any]]:
             "detector": detection.detector,
             "score": detection.score,
             "label": detection.label,
+            "view": detection.view,
         }
         for detection in verdict.detections
     ]
@@ -79,6 +80,7 @@ def detector_json(report: DetectorReport) -> dict[str, Any]:
         "category": report.category.value if report.category else None,
         "ms": round(report.duration_ms, 3),
         "cached": report.cached,
+        "coverage": coverage_json(report.coverage),
     }
 
 
@@ -101,5 +103,18 @@ def headers(outcomes: Sequence[Outcome], policy: Policy, duration_s: float) -> d
     return together
 
 
-def _answered(verdict: Verdict) -> list[Category]:
-    return list(dict.fromkeys((*verdict.category_scores, *verdict.flagged)))
+def verdict_json(verdict: Verdict, *, explain: bool) -> dict[str, Any]:
+    """A verdict with all its parts; the spans only where they are wanted."""
+    result: dict[str, Any] = {
+        "flagged": is_flagged(verdict),
+        "verdict": verdict.action.value,
+        "categories": categories_json(verdict),
+        "category_scores": scores_json(verdict),
+        "detectors": [detector_json(report) for report in verdict.reports],
+        "coverage": coverage_json(verdict.coverage),
+    }
+    if explain:
+        result["spans"] = spans_json(verdict)
+    if verdict.degraded:
+        result["degraded"] = verdict.degraded
+    return result

@@ -37,7 +37,8 @@ class Detection:
     """One finding: `text[start:end]` of the text that was given, in code points.
 
     `score` is a calibrated probability in [0, 1]; rules answer 1.0. `label` is a closed word of
-    the detector (`email`, `jwt`) that names a redaction. `path` is filled in by the engine.
+    the detector (`email`, `jwt`) that names a redaction. The engine fills in where the text stands
+    (`path`) and which reading of it showed the finding (`view`: `plain`, `base64`, …).
     """
 
     detector: str
@@ -47,6 +48,7 @@ class Detection:
     end: int
     label: str = ""
     path: str = ""
+    view: str = ""
 
 
 @dataclass(frozen=True, slots=True)

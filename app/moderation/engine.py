@@ -236,7 +236,14 @@ def _located(readings: Sequence[_Reading], scans: Mapping[str, Scan]) -> tuple[D
                 key = (path, found.category.value, start, end, found.label)
                 if key not in best or found.score > best[key].score:
                     best[key] = Detection(
-                        found.detector, found.category, found.score, start, end, found.label, path
+                        found.detector,
+                        found.category,
+                        found.score,
+                        start,
+                        end,
+                        found.label,
+                        path,
+                        view.name.value,
                     )
     return tuple(best.values())
 

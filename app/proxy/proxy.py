@@ -147,7 +147,9 @@ class ChatProxy:
         body = {**answer.head, "choices": choices}
         if chat.request.moderation is not None:
             body["moderation"] = moderation(chat.given, verdicts, chat.policy)
-        headers = guard_headers(merge([chat.given, *verdicts]), chat.policy, chat.timings)
+        # The moderation field may have one side enforced and the other not.
+        given = replace(chat.given, enforced=chat.policy.enforce)
+        headers = guard_headers(merge([given, *verdicts]), chat.policy, chat.timings)
         return ProxyReply(200, headers, orjson.dumps(body))
 
     async def _stream(self, chat: _Chat, reply: UpstreamReply) -> ProxyReply:

@@ -5,6 +5,7 @@ Knows nothing about the upstream. Nothing here repeats a text that was judged.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -43,7 +44,8 @@ def guard_headers(verdict: Verdict, policy: Policy, timings: Mapping[str, float]
         "x-guard-verdict": verdict.action.value,
         "x-guard-policy": f"{policy.name} {policy.digest[:8]}",
         "x-guard-categories": categories(verdict),
-        "x-guard-coverage": f"{verdict.coverage.ratio:.3f}",
+        # Rounded down: 1.000 means all of it.
+        "x-guard-coverage": f"{math.floor(verdict.coverage.ratio * 1_000) / 1_000:.3f}",
         "server-timing": ", ".join(f"{k};dur={v * 1_000:.1f}" for k, v in timings.items()),
     }
     if verdict.degraded:

@@ -164,7 +164,7 @@ def _moderation(value: Any) -> ModerationWish | None:
         }
     except (AttributeError, KeyError, TypeError) as exc:
         raise RequestError("`moderation` is not as OpenAI defines it", param="moderation") from exc
-    if not all(mode in {"score", "block"} for mode in modes.values()):
+    if not all(mode in ("score", "block") for mode in modes.values()):
         raise RequestError("a moderation mode is `score` or `block`", param="moderation.policy")
     return ModerationWish(**modes)
 
