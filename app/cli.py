@@ -18,6 +18,7 @@ from typing import Annotated, Any, Final, Literal
 import orjson
 import typer
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from app import logs
 from app.config import ServerSettings, Settings, shipped
@@ -39,6 +40,9 @@ def _told() -> Iterator[None]:
     try:
         yield
     except ConfigurationError as error:
+        typer.echo(f"sluiceway: {error}", err=True)
+        raise typer.Exit(2) from None
+    except SettingsError as error:
         typer.echo(f"sluiceway: {error}", err=True)
         raise typer.Exit(2) from None
     except ValidationError as error:

@@ -161,7 +161,9 @@ class GenerationSettings(_Group):
         default_factory=lambda: Path.home() / ".cache" / "sluiceway",
         description="Folder for the converted weights.",
     )
-    threads: int = Field(0, ge=0, le=256, description="Threads of the model; 0 takes all cores.")
+    threads: int = Field(
+        0, ge=0, le=256, description="Threads of the model; 0 takes half the cores."
+    )
     max_running: int = Field(4, ge=1, le=256, description="Chats answered at the same time.")
     max_waiting: int = Field(16, ge=0, le=4_096, description="Chats waiting; beyond: 429.")
     max_context_tokens: int = Field(

@@ -25,15 +25,23 @@ class ProcessEnded(Exception):
 
 @asynccontextmanager
 async def running(
-    command: Sequence[str], environment: Mapping[str, str]
+    command: Sequence[str], environment: Mapping[str, str], *, talks: bool = False
 ) -> AsyncGenerator[asyncio.subprocess.Process]:
-    """Run a command in the project's folder until the context is left."""
+    """Run a command in the project's folder until the context is left.
+
+    Args:
+        command: Program and arguments.
+        environment: Variables besides those of this process.
+        talks: Whether its standard input and output are for us.
+    """
+    # What nobody reads must not be a pipe: a full one would stop the process.
+    channel = asyncio.subprocess.PIPE if talks else asyncio.subprocess.DEVNULL
     process = await asyncio.create_subprocess_exec(
         *command,
         cwd=ROOT,
         env={**os.environ, **environment},
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
+        stdin=channel,
+        stdout=channel,
     )
     try:
         yield process
@@ -77,5 +85,5 @@ class Partner:
 async def partner(module: str, *arguments: str) -> AsyncGenerator[Partner]:
     """Start `bench.<module>` and wait until it says that it is ready."""
     command = [sys.executable, "-m", f"bench.{module}", *arguments]
-    async with running(command, {}) as process:
+    async with running(command, {}, talks=True) as process:
         yield Partner(process)

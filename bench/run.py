@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench import latency, memory, proxy, throughput
+from bench.client import BadReply
 from bench.machine import Machine, this_machine
-from bench.process import ROOT
+from bench.process import ROOT, ProcessEnded
 from bench.setup import Setup, default_models
 from bench.table import Part, Row, render
 
@@ -31,11 +32,15 @@ PARTS: Final[Mapping[str, Callable[[Setup], Awaitable[Part]]]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure what the arguments ask for."""
+    """Measure what the arguments ask for; 1 if something could not be measured."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     asked = _parser().parse_args(arguments)
     setup = Setup.of(default_models(), seconds=asked.seconds, rounds=asked.rounds)
-    parts = asyncio.run(_measure(setup, asked.only))
+    try:
+        parts = asyncio.run(_measure(setup, asked.only))
+    except (BadReply, ProcessEnded) as error:
+        print(f"not measured: {error}", file=sys.stderr)
+        return 1
     machine = this_machine()
     today = dt.datetime.now(dt.UTC).date().isoformat()
     command = shlex.join(["sluiceway", "bench", *arguments])

@@ -65,7 +65,7 @@ class Setup:
             "SLUICEWAY_MODELS__MAX_BATCH_TOKENS": str(self.max_batch_tokens),
             "SLUICEWAY_CACHE__BACKEND": "none",
             "SLUICEWAY_AUTH__REQUESTS_PER_MINUTE": str(_RATE_LIMIT),
-            "SLUICEWAY_LOGS__LEVEL": "warning",
+            "SLUICEWAY_LOGS__LEVEL": "error",
         }
 
 

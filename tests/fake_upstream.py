@@ -62,6 +62,7 @@ class FakeUpstream:
         self.answers = deque(answers)
         self.requests: list[Received] = []
         self.pieces_sent = 0
+        self.asked = threading.Event()
         self.client_left = threading.Event()
 
     def answer(self, *answers: Answer | Callable[[Received], Answer]) -> None:
@@ -78,6 +79,7 @@ class FakeUpstream:
                 break
         headers = {k.decode(): v.decode() for k, v in scope["headers"]}
         self.requests.append(Received(scope["method"], scope["path"], headers, body))
+        self.asked.set()
         answer = self.answers.popleft() if len(self.answers) > 1 else self.answers[0]
         if not isinstance(answer, Answer):
             answer = answer(self.requests[-1])

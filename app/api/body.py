@@ -13,8 +13,7 @@ import orjson
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
-from app.api.errors import MisshapenBody
-from app.domain.errors import RequestError
+from app.domain.errors import MisshapenBody, RequestError
 
 _MAX_DETAILS: Final = 10
 _Model = TypeVar("_Model", bound=BaseModel)

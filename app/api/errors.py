@@ -20,7 +20,9 @@ from starlette.responses import Response
 
 from app.domain.errors import (
     CircuitOpen,
+    DeadlineExceeded,
     DetectorError,
+    MisshapenBody,
     NotReady,
     Overloaded,
     PermissionDenied,
@@ -29,26 +31,10 @@ from app.domain.errors import (
     SluicewayError,
     TooLarge,
     Unauthenticated,
+    UnknownModel,
     UpstreamError,
     UpstreamTimeout,
 )
-
-
-class DeadlineExceeded(SluicewayError):
-    """The request took longer than the service allows."""
-
-    code = "deadline_exceeded"
-
-
-class MisshapenBody(RequestError):
-    """The body is JSON, but not of the shape that the route asks for."""
-
-    code = "invalid_shape"
-
-    def __init__(self, message: str, *, param: str | None, details: list[dict[str, str]]) -> None:
-        super().__init__(message, param=param)
-        self.details = details
-
 
 STATUS: Final[Mapping[type[SluicewayError], int]] = MappingProxyType(
     {
@@ -58,6 +44,7 @@ STATUS: Final[Mapping[type[SluicewayError], int]] = MappingProxyType(
         PermissionDenied: 403,
         TooLarge: 413,
         MisshapenBody: 422,
+        UnknownModel: 404,
         RateLimited: 429,
         Overloaded: 429,
         NotReady: 503,

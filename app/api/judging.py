@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from app.api.components import Components
-from app.api.errors import DeadlineExceeded
 from app.domain.conversation import Conversation, Stage
-from app.domain.errors import Overloaded, SluicewayError, TooLarge
+from app.domain.errors import DeadlineExceeded, Overloaded, SluicewayError, TooLarge
 from app.domain.policy import Policy
 from app.domain.verdict import DetectorStatus, Verdict, merge
 

@@ -5,14 +5,18 @@
     │   ├── ModelMissing          a model is not there; the message says what to run
     │   └── ModelCorrupt          a file's sha256 differs from its card
     ├── RequestError              the caller's request cannot be served as it stands
+    │   ├── MisshapenBody         the body is JSON, but not of the shape that the route asks for
     │   ├── UnknownPolicy         no policy of that name for this key
     │   ├── PolicyLoosened        the caller asked for less than the policy demands
     │   ├── Unauthenticated       no key, or not one of ours
     │   ├── PermissionDenied      the key may not do this
     │   ├── RateLimited           too many requests of this key
-    │   └── TooLarge              the body is over the limit
+    │   ├── TooLarge              the body is over the limit
+    │   ├── UnknownModel          no language model of that name
+    │   └── ContextLengthExceeded the prompt does not fit into the model's context
     ├── DetectorError             a detector could not judge
     │   └── DetectorTimeout       … within its deadline
+    ├── DeadlineExceeded          the request took longer than the service allows
     ├── Overloaded                a bounded queue is full
     ├── NotReady                  models are still loading, or a worker is dead
     └── UpstreamError             the language model could not be reached
@@ -62,6 +66,16 @@ class RequestError(SluicewayError):
         self.param = param
 
 
+class MisshapenBody(RequestError):
+    """The body is JSON, but not of the shape that the route asks for; `details` name the places."""
+
+    code = "invalid_shape"
+
+    def __init__(self, message: str, *, param: str | None, details: list[dict[str, str]]) -> None:
+        super().__init__(message, param=param)
+        self.details = details
+
+
 class UnknownPolicy(RequestError):
     """No policy of that name for this key."""
 
@@ -100,6 +114,24 @@ class TooLarge(RequestError):
     """The body is over the limit."""
 
     code = "request_too_large"
+
+
+class UnknownModel(RequestError):
+    """No language model of that name."""
+
+    code = "model_not_found"
+
+
+class ContextLengthExceeded(RequestError):
+    """The prompt does not fit into the model's context. Nothing is ever cut off it."""
+
+    code = "context_length_exceeded"
+
+
+class DeadlineExceeded(SluicewayError):
+    """The request took longer than the service allows."""
+
+    code = "deadline_exceeded"
 
 
 class DetectorError(SluicewayError):

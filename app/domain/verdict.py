@@ -31,7 +31,10 @@ class DetectorStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """How much of the text was read, in code points, and why the rest was not."""
+    """How much of the text was read, in code points, and why the rest was not.
+
+    Media have no text; each counts as one code point that was not read.
+    """
 
     scanned: int
     total: int

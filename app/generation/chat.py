@@ -11,10 +11,10 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 from typing import Any, Final, Protocol
 
+from app.domain.errors import ContextLengthExceeded
 from app.generation.chat_request import ChatRequest, parse_chat
 from app.generation.chatml import ChatMl
 from app.generation.request import (
-    ContextLengthExceeded,
     Delta,
     FinishReason,
     GenerationRequest,

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from app.domain.errors import RequestError
+from app.domain.errors import RequestError, UnknownModel
 from app.generation.chatml import Turn
 from app.generation.request import Sampling
 
-# SmolLM2's authors recommend these; at OpenAI's default of 1 so small a model rambles.
+# At OpenAI's default of 1 so small a model rambles.
 _DEFAULT_TEMPERATURE: Final = 0.2
 _DEFAULT_TOP_P: Final = 0.9
 _DEFAULT_MAX_TOKENS: Final = 256
@@ -26,12 +26,6 @@ _UNSUPPORTED: Final[Mapping[str, str]] = {
     "audio": "the embedded model writes text only",
 }
 _TEXT_PARTS: Final = ("text", "refusal")
-
-
-class UnknownModel(RequestError):
-    """The caller asked for a model that is not the embedded one."""
-
-    code = "model_not_found"
 
 
 @dataclass(frozen=True, slots=True)

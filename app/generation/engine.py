@@ -17,10 +17,16 @@ from typing import Final
 import torch
 from tokenizers import Tokenizer
 
-from app.domain.errors import NotReady, Overloaded, RequestError, SluicewayError
+from app.domain.errors import (
+    ContextLengthExceeded,
+    NotReady,
+    Overloaded,
+    RequestError,
+    SluicewayError,
+)
 from app.generation.batch import Batch
 from app.generation.llama import Llama
-from app.generation.request import ContextLengthExceeded, Delta, GenerationRequest
+from app.generation.request import Delta, GenerationRequest
 from app.generation.text import Vocabulary
 from app.metrics import Metrics
 

@@ -157,7 +157,7 @@ class Llama:
 def _project(inputs: Tensor, weight: Tensor) -> Tensor:
     """Multiply as `linear` does, but the other way round where that is faster.
 
-    For one to eight rows and a tall matrix, torch's CPU build takes 1.3 to 3 times as long for
+    For a few rows and a tall matrix, torch's CPU build takes up to three times as long for
     `linear` (AMD EPYC, one thread), and for a single row longer than for two.
     """
     rows = inputs.flatten(0, -2)

@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from app.domain.errors import RequestError
-
 FinishReason = Literal["stop", "length"]
 
 
@@ -44,9 +42,3 @@ class Delta:
     text: str
     tokens: int
     finish_reason: FinishReason | None = None
-
-
-class ContextLengthExceeded(RequestError):
-    """The prompt does not fit into the model's context. Nothing is ever cut off it."""
-
-    code = "context_length_exceeded"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -73,8 +74,9 @@ class Engine:
         """
         begun = self._clock()
         rules = policy.stage(stage)
-        readings, excluded, media = await self._read(conversation, rules)
-        outcomes = await self._consult_all(readings, excluded, stage, rules)
+        readings, unread = await self._read(conversation, rules)
+        outcomes = await self._consult_all(readings, unread, stage, rules)
+        media = (Unscanned.MEDIA,) if unread[Unscanned.MEDIA] else ()
         verdict = decide(outcomes, policy, stage, media)
         if endpoint is not None:
             self._count(verdict, endpoint, self._clock() - begun)
@@ -82,24 +84,27 @@ class Engine:
 
     async def _read(
         self, conversation: Conversation, rules: StagePolicy
-    ) -> tuple[list[_Reading], int, list[Unscanned]]:
-        """Normalised parts, how many characters the policy leaves out, what has no text."""
+    ) -> tuple[list[_Reading], Counter[Unscanned]]:
+        """Normalised parts, and how many characters nobody will read; a medium counts as one."""
         readings: list[_Reading] = []
-        excluded = 0
-        media: list[Unscanned] = []
+        unread: Counter[Unscanned] = Counter()
         for part in conversation.parts():
             if part.kind is PartKind.MEDIA:
-                media.append(Unscanned.MEDIA)
+                unread[Unscanned.MEDIA] += 1
             elif part.kind is PartKind.TOOL_DEFINITION and not rules.scan_tool_definitions:
-                excluded += len(part.text)
+                unread[Unscanned.EXCLUDED] += len(part.text)
             elif len(part.text) > _INLINE_CHARS:
                 readings.append(_Reading(part, await asyncio.to_thread(normalize, part.text)))
             elif part.text:
                 readings.append(_Reading(part, normalize(part.text)))
-        return readings, excluded, media
+        return readings, unread
 
     async def _consult_all(
-        self, readings: list[_Reading], excluded: int, stage: Stage, rules: StagePolicy
+        self,
+        readings: list[_Reading],
+        unread: Counter[Unscanned],
+        stage: Stage,
+        rules: StagePolicy,
     ) -> list[Outcome]:
         """The rules first, as they cost microseconds; then all models at once."""
         outcomes: dict[str, Outcome] = {}
@@ -109,13 +114,13 @@ class Engine:
             if name in self._cached:
                 models.append(detector)
             else:
-                outcomes[name] = await self._consult(detector, readings, excluded, stage, rules)
+                outcomes[name] = await self._consult(detector, readings, unread, stage, rules)
         if len(models) == 1:
             only = models[0]
-            outcomes[only.name] = await self._consult(only, readings, excluded, stage, rules)
+            outcomes[only.name] = await self._consult(only, readings, unread, stage, rules)
         elif models:
             answers = await asyncio.gather(
-                *(self._consult(model, readings, excluded, stage, rules) for model in models)
+                *(self._consult(model, readings, unread, stage, rules) for model in models)
             )
             outcomes.update({answer.detector.name: answer for answer in answers})
         return [outcomes[name] for name in rules.detectors]
@@ -130,14 +135,14 @@ class Engine:
         self,
         detector: Detector,
         readings: list[_Reading],
-        excluded: int,
+        unread: Counter[Unscanned],
         stage: Stage,
         rules: StagePolicy,
     ) -> Outcome:
         """One detector's answer for all parts; a failure becomes a status."""
         begun = self._clock()
         texts = list(dict.fromkeys(view.text for r in readings for view in r.views if view.text))
-        total = sum(len(reading.part.text) for reading in readings) + excluded
+        total = sum(len(reading.part.text) for reading in readings) + unread.total()
         status, cached = DetectorStatus.OK, False
         detections: tuple[Detection, ...] = ()
         coverage = Coverage(0, total, (Unscanned.DETECTOR_FAILED,))
@@ -145,7 +150,7 @@ class Engine:
             async with asyncio.timeout(rules.deadline_ms / 1_000):
                 scans, cached = await self._scan(detector, texts, stage)
             detections = _located(readings, scans)
-            coverage = _covered(readings, scans, total, excluded)
+            coverage = _covered(readings, scans, total, unread)
         except (TimeoutError, DetectorTimeout):
             status = DetectorStatus.TIMEOUT
         except Overloaded:
@@ -249,10 +254,13 @@ def _located(readings: Sequence[_Reading], scans: Mapping[str, Scan]) -> tuple[D
 
 
 def _covered(
-    readings: Sequence[_Reading], scans: Mapping[str, Scan], total: int, excluded: int
+    readings: Sequence[_Reading],
+    scans: Mapping[str, Scan],
+    total: int,
+    elsewhere: Counter[Unscanned],
 ) -> Coverage:
     """How much of the original text the plain views show, less the stretches nobody could read."""
-    unread: dict[Unscanned, int] = {Unscanned.EXCLUDED: excluded} if excluded else {}
+    unread = Counter(elsewhere)
     for reading in readings:
         plain = reading.views[0]
         position = 0
@@ -260,6 +268,6 @@ def _covered(
             start, end = plain.to_original(gap.start, gap.end)
             fresh = max(0, end - max(start, position))
             position = max(position, end)
-            unread[gap.reason] = unread.get(gap.reason, 0) + fresh
-    reasons = sorted(unread, key=lambda reason: -unread[reason])
-    return Coverage(total - sum(unread.values()), total, tuple(reasons))
+            unread[gap.reason] += fresh
+    reasons = tuple(reason for reason, chars in unread.most_common() if chars)
+    return Coverage(total - unread.total(), total, reasons)

@@ -15,7 +15,7 @@ import structlog
 
 from app.domain.errors import SluicewayError, UpstreamError, UpstreamProtocolError
 from app.domain.policy import Policy
-from app.domain.verdict import Verdict, merge
+from app.domain.verdict import Verdict
 from app.metrics import Metrics, error_type
 from app.moderation.engine import Engine
 from app.proxy import sse
@@ -129,19 +129,24 @@ class ChatStream:
                     choice.end(None)
                 await _drain(events)
         except UpstreamError as error:
-            self._failure = error
             self._metrics.upstream_errors.labels(error_type=error_type(error)).inc()
+            if not self._complete():
+                self._failure = error
             for choice in self._choices.values():
-                choice.abandon()
+                if not choice.ended:
+                    choice.abandon()
 
     async def _follow(self, events: AsyncIterator[str], group: asyncio.TaskGroup) -> None:
         async for data in events:
             if data == sse.DONE_DATA:
                 return
             await self._take(dialect.read_chunk(data), group)
-        # Some upstreams leave the end mark out; finish reasons say as much.
-        if not self._choices or not all(choice.ended for choice in self._choices.values()):
+        if not self._complete():
             raise UpstreamError("the upstream's stream broke off")
+
+    def _complete(self) -> bool:
+        """Whether the answer is all there: some upstreams leave the end mark out."""
+        return bool(self._choices) and all(choice.ended for choice in self._choices.values())
 
     @contextlib.asynccontextmanager
     async def _watched(self) -> AsyncGenerator[AsyncGenerator[str]]:
@@ -190,9 +195,9 @@ class ChatStream:
         if self._failure is not None:
             await self._send(failure_event(self._failure))
             return
-        blocked = [c.verdict for c in self._choices.values() if c.blocked and c.verdict]
+        blocked = [choice for choice in self._choices.values() if choice.blocked]
         if self._request.moderation is not None:
-            answered = [c.verdict for c in self._choices.values() if c.verdict]
+            answered = [c.verdict for _, c in sorted(self._choices.items()) if c.verdict]
             result = moderation(self._given, answered, self._policy)
             await self._send(self._writer.closing(moderation=result))
         if self._request.include_usage:
@@ -200,7 +205,7 @@ class ChatStream:
             if usage is not None:
                 await self._send(self._writer.closing(usage=usage))
         if blocked:
-            await self._outbox.put(sse.comment(trailer(merge(blocked))))
+            await self._outbox.put(sse.comment(trailer([c.verdict for c in blocked if c.verdict])))
         await self._outbox.put(sse.DONE)
 
     async def _send(self, payload: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ waits until the choice is complete and is judged as a whole.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -70,6 +71,7 @@ class ChoiceStream:
     """One choice. `push` and `end` are called by the reader of the upstream, `run` is the judge.
 
     Text of one field leaves in order. The finish reason leaves last, when all fields were judged.
+    `verdict` is what was found so far.
     """
 
     index: int
@@ -78,18 +80,14 @@ class ChoiceStream:
     abandoned: bool = False
     blocked: bool = False
     closed: bool = False
+    verdict: Verdict | None = None
     _reason: str | None = None
     _channels: dict[str, _Channel] = field(default_factory=dict)
     _objects: list[dict[str, Any]] = field(default_factory=list)
     _object_chars: int = 0
-    _verdicts: list[Verdict] = field(default_factory=list)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def verdict(self) -> Verdict | None:
-        """What was found so far."""
-        return merge(self._verdicts) if self._verdicts else None
+    _sending: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def holding(self) -> bool:
@@ -109,6 +107,7 @@ class ChoiceStream:
                 await self._send(delta.objects)
         if delta.finish_reason is not None:
             self.end(delta.finish_reason)
+        self._idle.clear()
         self._news.set()
         if self.session.holds and self._unjudged() > self._backlog_limit():
             await self._idle.wait()
@@ -148,9 +147,8 @@ class ChoiceStream:
         released = channel.moderator.push(text)
         channel.fresh = True
         if released:
-            await self._send({name: released})
-            # Afterwards: a block meanwhile cancels the sending, and that text never left.
-            self.session.count_released(len(released))
+            if await self._send({name: released}):
+                self.session.count_released(len(released))
         elif channel.waiting_since is None:
             channel.waiting_since = time.perf_counter()
 
@@ -163,7 +161,6 @@ class ChoiceStream:
                 return False
             ready = self._next_window()
             if ready is not None:
-                self._idle.clear()
                 if not await self._judge_window(*ready):
                     return False
             elif self.ended:
@@ -193,11 +190,10 @@ class ChoiceStream:
     async def _wait_for_news(self) -> None:
         deadlines = [self._deadline(channel) for channel in self._channels.values()]
         soonest = min((d for d in deadlines if d is not None), default=None)
-        try:
-            async with asyncio.timeout(None if soonest is None else soonest - time.perf_counter()):
+        left = None if soonest is None else soonest - time.perf_counter()
+        with contextlib.suppress(TimeoutError):  # the next round takes a partial window
+            async with asyncio.timeout(left):
                 await self._news.wait()
-        except TimeoutError:
-            pass  # the next round takes a partial window
 
     async def _judge_window(self, channel: _Channel, window: Window) -> bool:
         moderator = channel.moderator
@@ -260,9 +256,8 @@ class ChoiceStream:
             conversation, Stage.OUTPUT, self.session.policy, endpoint=dialect.ENDPOINT
         )
         # Of many windows, the sum is all that is needed later.
-        self._verdicts = [
-            merge([*self._verdicts, replace(verdict, detections=(), reports=())]),
-        ]
+        brief = replace(verdict, detections=(), reports=())
+        self.verdict = merge([self.verdict, brief]) if self.verdict else brief
         return verdict
 
     def _stops(self, verdict: Verdict, *, tail: bool = False) -> bool:
@@ -280,10 +275,16 @@ class ChoiceStream:
 
     async def _block(self) -> None:
         self.blocked = True
-        await self.session.send(self.session.writer.finish(self.index, dialect.CONTENT_FILTER))
+        async with self._sending:
+            await self.session.send(self.session.writer.finish(self.index, dialect.CONTENT_FILTER))
 
-    async def _send(self, delta: Mapping[str, Any]) -> None:
-        await self.session.send(self.session.writer.delta(self.index, delta))
+    async def _send(self, delta: Mapping[str, Any]) -> bool:
+        """Send on, and say whether it left: nothing follows the end of a blocked choice."""
+        async with self._sending:
+            if self.blocked:
+                return False
+            await self.session.send(self.session.writer.delta(self.index, delta))
+        return True
 
     def _unjudged(self) -> int:
         return sum(channel.moderator.unjudged_chars for channel in self._channels.values())

@@ -21,7 +21,7 @@ from app.domain.errors import (
     UpstreamError,
 )
 from app.domain.policy import Action, Policy
-from app.domain.verdict import DetectorStatus, Verdict
+from app.domain.verdict import DetectorStatus, Verdict, merge
 
 JSON: Final = "application/json"
 _MEDIUM: Final = 0.7
@@ -59,8 +59,14 @@ def categories(verdict: Verdict) -> str:
     return ",".join(category.value for category in ranked)
 
 
-def trailer(verdict: Verdict) -> str:
-    """The verdict of a stream that was cut off, for a comment at its end."""
+def trailer(verdicts: Sequence[Verdict]) -> str:
+    """What was found in the blocked choices of a stream, for a comment at its end.
+
+    There may be no verdict at all: more text than may wait is blocked unseen.
+    """
+    if not verdicts:
+        return "guard verdict=block"
+    verdict = merge(verdicts)
     coverage = f"{verdict.coverage.ratio:.3f}"
     return f"guard verdict=block categories={categories(verdict)} coverage={coverage}"
 

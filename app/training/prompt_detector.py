@@ -40,6 +40,9 @@ from app.training.templates import template_samples
 from app.training.tokenizer_build import build_tokenizer
 
 NAME: Final = "prompt-detector"
+DETECTOR: Final = "prompt_detector"
+"""What policies and metrics call it."""
+
 BANK: Final = "concepts.yaml"
 SHAPE: Final = Shape()
 EPOCHS: Final = 6
@@ -99,7 +102,7 @@ def train(
     shutil.copyfile(model, out / "model.onnx")
     shutil.copyfile(work / "tokenizer.json", out / "tokenizer.json")
     card = {
-        "name": NAME,
+        "name": DETECTOR,
         "revision": file_sha256(out / "model.onnx")[:12],
         "method": "ToxicDetector (arXiv 2408.11727) on a frozen sentence encoder",
         "encoder": {"package": f"{PACKAGE} 0.1.0", "model": "all-MiniLM-L6-v2, Apache-2.0"},

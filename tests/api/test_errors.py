@@ -9,8 +9,6 @@ from starlette.testclient import TestClient
 
 from app.api.errors import (
     STATUS,
-    DeadlineExceeded,
-    MisshapenBody,
     add_error_handlers,
     status_of,
 )
@@ -29,8 +27,10 @@ TABLE: list[tuple[SluicewayError, int, str]] = [
     (errors.PolicyLoosened("x"), 400, "invalid_request_error"),
     (errors.Unauthenticated("x"), 401, "authentication_error"),
     (errors.PermissionDenied("x"), 403, "permission_error"),
+    (errors.ContextLengthExceeded("x"), 400, "invalid_request_error"),
+    (errors.UnknownModel("x"), 404, "invalid_request_error"),
     (errors.TooLarge("x"), 413, "invalid_request_error"),
-    (MisshapenBody("x", param=None, details=[]), 422, "invalid_request_error"),
+    (errors.MisshapenBody("x", param=None, details=[]), 422, "invalid_request_error"),
     (errors.RateLimited("x", retry_after=3.2), 429, "rate_limit_error"),
     (errors.Overloaded("x", retry_after=0.1), 429, "rate_limit_error"),
     (errors.ConfigurationError("x"), 500, "server_error"),
@@ -42,7 +42,7 @@ TABLE: list[tuple[SluicewayError, int, str]] = [
     (errors.DetectorError("x"), 503, "server_error"),
     (errors.DetectorTimeout("x"), 503, "server_error"),
     (errors.CircuitOpen("x", retry_after=9.0), 503, "server_error"),
-    (DeadlineExceeded("x"), 503, "server_error"),
+    (errors.DeadlineExceeded("x"), 503, "server_error"),
     (errors.UpstreamTimeout("x"), 504, "server_error"),
 ]
 

@@ -38,7 +38,6 @@ class BreakableEngine(Engine):
 
 
 def main() -> None:
-    import standin  # TEMP
     assembly.PiiDetector = BreakablePii  # type: ignore[misc]
     assembly.Engine = BreakableEngine  # type: ignore[misc]
     cli.app(["serve", "--port", sys.argv[1]])

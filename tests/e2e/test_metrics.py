@@ -169,5 +169,3 @@ def test_openmetrics_is_spoken_to_those_who_ask(client: httpx2.Client) -> None:
 
     assert reply.headers["content-type"].startswith("application/openmetrics-text")
     assert reply.text.endswith("# EOF\n")
-
-

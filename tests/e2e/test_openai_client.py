@@ -118,9 +118,7 @@ async def test_a_streamed_chat_with_the_async_client(
 ) -> None:
     upstream.answer(streamed([delta(content="Good day."), finish()]))
 
-    stream = await async_client.chat.completions.create(
-        model="fake-1", messages=HELLO, stream=True
-    )
+    stream = await async_client.chat.completions.create(model="fake-1", messages=HELLO, stream=True)
     texts = [c.choices[0].delta.content or "" async for c in stream if c.choices]
 
     assert "".join(texts) == "Good day."
@@ -201,9 +199,7 @@ def test_parse_raises_its_own_exception(
     upstream.answer(whole({"content": f'{{"name": "{PHRASE}"}}'}))
 
     with pytest.raises(openai.ContentFilterFinishReasonError):
-        openai_client.chat.completions.parse(
-            model="fake-1", messages=HELLO, response_format=Colour
-        )
+        openai_client.chat.completions.parse(model="fake-1", messages=HELLO, response_format=Colour)
 
 
 def test_parse_reads_an_answer_that_passes(

@@ -167,7 +167,7 @@ class Traffic:
     def send(self, method: str, path: str, **options: Any) -> httpx2.Response:
         reply = self._client.request(method, path, **options)
         self.statuses.add(reply.status_code)
-        if reply.status_code >= 400:  # noqa: PLR2004
+        if reply.status_code >= 400:
             assert MARK not in f"{reply.text} {reply.headers}".lower(), (path, reply.status_code)
         return reply
 

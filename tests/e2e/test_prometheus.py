@@ -28,9 +28,7 @@ def configure(folder: Path, target: str, own: str) -> Path:
         shutil.copy(path, folder)
     path = folder / "prometheus.yml"
     config = yaml.safe_load(path.read_text("utf-8"))
-    config["global"].update(
-        scrape_interval="1s", scrape_timeout="1s", evaluation_interval="1s"
-    )
+    config["global"].update(scrape_interval="1s", scrape_timeout="1s", evaluation_interval="1s")
     guard, itself = config["scrape_configs"]
     guard["static_configs"] = [{"targets": [target]}]
     itself["static_configs"] = [{"targets": [own]}]

@@ -41,11 +41,11 @@ class Recorder:
         return [delta.finish_reason for delta in self.deltas if delta.finish_reason]
 
 
-POISON = 299
+POISON = 255
 
 
 class PoisonedLlama(Llama):
-    """Does something to its scores when a row reads token 299."""
+    """Does something to its scores when a row reads the poison."""
 
     def __init__(self, model: Llama, poison: Callable[[Tensor, Tensor], None]) -> None:
         self.__dict__.update(model.__dict__)

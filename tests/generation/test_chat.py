@@ -8,10 +8,16 @@ import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from tokenizers import Tokenizer
 
-from app.domain.errors import Overloaded, RequestError, SluicewayError, UpstreamError
+from app.domain.errors import (
+    ContextLengthExceeded,
+    Overloaded,
+    RequestError,
+    SluicewayError,
+    UpstreamError,
+)
 from app.generation.chat import EmbeddedChat
 from app.generation.chatml import ChatMl
-from app.generation.request import ContextLengthExceeded, Delta, GenerationRequest
+from app.generation.request import Delta, GenerationRequest
 
 HELLO = {"messages": [{"role": "user", "content": "Hi"}]}
 TWO_CHOICES = [

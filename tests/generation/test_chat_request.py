@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from app.domain.errors import RequestError
-from app.generation.chat_request import ChatRequest, UnknownModel, parse_chat
+from app.domain.errors import RequestError, UnknownModel
+from app.generation.chat_request import ChatRequest, parse_chat
 from app.generation.chatml import Turn
 from app.generation.request import Sampling
 

@@ -10,11 +10,17 @@ from prometheus_client import CollectorRegistry
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from app.domain.errors import NotReady, Overloaded, RequestError, UpstreamError
+from app.domain.errors import (
+    ContextLengthExceeded,
+    NotReady,
+    Overloaded,
+    RequestError,
+    UpstreamError,
+)
 from app.generation.engine import Engine, EngineLimits, GenerationStream
 from app.generation.key_values import KeyValues
 from app.generation.llama import Llama
-from app.generation.request import ContextLengthExceeded, GenerationRequest
+from app.generation.request import GenerationRequest
 from app.metrics import Metrics
 
 PROMPT = tuple(range(40, 60))

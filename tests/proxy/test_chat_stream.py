@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -114,7 +115,7 @@ def test_every_way_of_splitting_gives_the_same_released_text(data: st.DataObject
     text = " ".join(words)
     places = data.draw(st.lists(st.integers(0, len(text)), max_size=30).map(sorted))
     edges = [0, *places, len(text)]
-    pieces = [text[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [text[a:b] for a, b in pairwise(edges)]
 
     unsplit, _, _ = asyncio.run(run(stream_of([text])))
     split, _, _ = asyncio.run(run(stream_of(pieces)))
@@ -238,6 +239,17 @@ async def test_fast_mode_counts_what_left_before_the_verdict() -> None:
     assert counted(metrics, RELEASED, endpoint="chat_completions", detector="keywords") == 80
 
 
+async def test_in_fast_mode_too_nothing_follows_a_block() -> None:
+    fast = policy(stream=replace(policy().stream, mode=StreamMode.FAST))
+    text = "some forbidden fruit " * 100
+    deltas = [delta(i, content=p) for p in cut(text, 9) for i in (0, 1)]
+    clean = [delta(1, content=" word") for _ in range(300)]
+    seen, _, metrics = await run([*deltas, *clean, finish(0), finish(1), DONE], fast, n=2)
+    assert seen.finishes == {0: "content_filter", 1: "content_filter"}
+    left = sum(map(len, seen.texts.values()))
+    assert counted(metrics, RELEASED, endpoint="chat_completions", detector="keywords") == left
+
+
 async def test_a_policy_that_only_watches_holds_and_changes_nothing() -> None:
     text = " ".join(["forbidden", *WORDS])
     gate = asyncio.Event()
@@ -338,6 +350,8 @@ async def test_more_than_the_buffer_holds_is_blocked() -> None:
     small = StreamPolicy(buffer_chars=50, max_wait_ms=WITHOUT_WAIT)
     seen, upstream, _ = await run(stream_of(cut("x" * 90, 30)), policy(stream=small))
     assert seen.finishes == {0: "content_filter"}
+    assert seen.usage is not None
+    assert seen.comments == ["guard verdict=block"]
     assert seen.text() == ""
     call = [{"index": 0, "function": {"arguments": "y" * 90}}]
     seen, upstream, _ = await run([delta(tool_calls=call), DONE], policy(stream=small))
@@ -418,6 +432,50 @@ async def test_a_missing_end_mark_after_the_finish_reason_is_forgiven() -> None:
     assert not seen.errors
 
 
+async def test_a_failure_after_the_finish_reason_takes_nothing_away() -> None:
+    text = " ".join(WORDS)
+    seen, _, metrics = await run([delta(content=text), finish(), UpstreamError("gone")])
+    assert seen.text() == text
+    assert seen.finishes == {0: "stop"}
+    assert seen.done
+    errors = "guardrail_upstream_errors_total"
+    assert counted(metrics, errors, error_type="upstream_unavailable") == 1
+
+
+async def test_a_finished_choice_arrives_whole_when_the_other_one_breaks_off() -> None:
+    text = " ".join(WORDS)
+    events = [delta(1, content="Once"), delta(0, content=text), finish(0), UpstreamError("gone")]
+    seen, _, _ = await run(events, n=2)
+    assert seen.text(0) == text
+    assert seen.finishes == {0: "stop"}
+    assert len(seen.errors) == 1
+    assert not seen.done
+
+
+async def test_choices_without_end_are_a_protocol_error() -> None:
+    seen, _, _ = await run([delta(index, content="x") for index in range(1_000)])
+    assert [error["code"] for error in seen.errors] == ["upstream_protocol_error"]
+
+
+async def test_a_slow_judge_slows_the_reader_down() -> None:
+    events = stream_of(["word " * 8] * 5_000)
+    chosen = output_only(policy(deadline_ms=20))
+    seen, upstream, _ = await run(events, chosen, PhraseDetector(hang=True))
+    assert seen.finishes == {0: "content_filter"}
+    assert upstream.taken < 100
+
+
+async def test_a_slow_client_slows_the_reader_down() -> None:
+    upstream = ScriptedUpstream(stream_of(["word " * 8] * 5_000))
+    proxy, _ = proxy_of(upstream)
+    reply = await proxy.chat(STREAMED, policy=policy(), headers={})
+    for _ in range(5_000):
+        await asyncio.sleep(0)
+    assert upstream.taken < 500
+    seen = await read(reply)
+    assert seen.text() == "word " * 40_000
+
+
 async def test_an_end_mark_without_finish_reason_lets_out_what_is_held() -> None:
     seen, _, _ = await run([delta(content="Once upon a time"), DONE])
     assert seen.text() == "Once upon a time"
@@ -430,7 +488,7 @@ async def test_token_ids_and_log_probabilities_never_leave() -> None:
         [
             {
                 "index": 0,
-                "delta": {"content": "Hello", "token_ids": [17, 4]},
+                "delta": {"content": "Hello", "token_ids": [17, 4], "count": 17},
                 "logprobs": {"content": [{"token": "forbidden"}]},
                 "token_ids": [17, 4],
                 "finish_reason": "forbidden words",

@@ -5,6 +5,7 @@ import json
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -261,7 +262,7 @@ def test_events_survive_every_way_of_splitting_their_bytes(
     places: list[int], fake: FakeUpstream, url: str
 ) -> None:
     edges = [0, *places, len(STREAM)]
-    pieces = [STREAM[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [STREAM[a:b] for a, b in pairwise(edges)]
     fake.answer(Answer(pieces, content_type="text/event-stream; charset=latin-1"))
 
     async def ask() -> list[str]:
@@ -302,10 +303,10 @@ async def test_the_breaker_opens_and_lets_one_probe_through(make: Make, fake: Fa
 
     now[0] += 1
     gate = threading.Event()
+    fake.asked.clear()
     fake.answer(Answer([gate, b"{}"]))
     probe = asyncio.ensure_future(upstream.chat(PAYLOAD, headers={}))
-    while len(fake.requests) < 3:
-        await asyncio.sleep(0.001)
+    assert await asyncio.to_thread(fake.asked.wait, 10)
     with pytest.raises(CircuitOpen):
         await upstream.chat(PAYLOAD, headers={})
     gate.set()
@@ -327,8 +328,7 @@ async def test_a_caller_that_leaves_says_nothing_about_the_upstream(
     fake.answer(Answer(before_headers=Step.STALL), whole({"content": "Hi"}))
     upstream = make(breaker=Breaker(failures=1))
     call = asyncio.ensure_future(upstream.chat(PAYLOAD, headers={}))
-    while not fake.requests:
-        await asyncio.sleep(0.001)
+    assert await asyncio.to_thread(fake.asked.wait, 10)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call

@@ -55,12 +55,15 @@ class _Slot:
 class Fields:
     """Text fields by path, in order of appearance.
 
-    Several documents may be added. Strings at the same path count as one text in pieces: that is
-    how fields of streamed deltas are put together.
+    Args:
+        rules: What the keys mean.
+        streamed: The documents are deltas. Items of lists are known by the `index` they carry, and
+            strings at the same path are pieces of one text.
     """
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules, *, streamed: bool = False) -> None:
         self._rules = rules
+        self._streamed = streamed
         self._slots: dict[str, list[_Slot]] = {}
         self._kinds: dict[str, PartKind] = {}
         self._media: dict[str, None] = {}
@@ -110,7 +113,7 @@ class Fields:
                 kind = PartKind.MEDIA
             kind = self._rules.kinds.get(key, kind)
         if not isinstance(value, str):
-            for name, step in children(value):
+            for name, step in children(value, streamed=self._streamed):
                 self._add(value, name, path + step, kind, depth - 1)
         elif value and not self._skipped(key, value, kind):
             # Of media, the encoded bytes are skipped; what is left, such as a file's name, is text.
@@ -128,7 +131,7 @@ def is_plain(key: str) -> bool:
     return _PLAIN_KEY.fullmatch(key) is not None
 
 
-def children(value: Any) -> Iterator[tuple[str | int, str]]:
+def children(value: Any, *, streamed: bool = False) -> Iterator[tuple[str | int, str]]:
     """Keys of a JSON value with their step in a path."""
     if isinstance(value, dict):
         for position, key in enumerate(value):
@@ -136,6 +139,5 @@ def children(value: Any) -> Iterator[tuple[str | int, str]]:
             yield key, f".{key}" if is_plain(key) else f".{{{position}}}"
     elif isinstance(value, list):
         for position, item in enumerate(value):
-            # Streamed list items carry their own index; it beats the position in this delta.
-            index = item.get("index") if isinstance(item, dict) else None
+            index = item.get("index") if streamed and isinstance(item, dict) else None
             yield position, f"[{index if type(index) is int else position}]"

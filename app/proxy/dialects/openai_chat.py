@@ -313,7 +313,7 @@ def object_fields(index: int, pieces: Sequence[dict[str, Any]]) -> Fields:
     Raises:
         UpstreamProtocolError: A piece is nested too deeply.
     """
-    fields = Fields(_RULES)
+    fields = Fields(_RULES, streamed=True)
     for piece in pieces:
         for key in piece:
             _add_output(fields, piece, key, f"choices[{index}].message.{key}")

@@ -18,8 +18,8 @@ RULES = Rules(
 )
 
 
-def fields_of(*documents: Any) -> Fields:
-    fields = Fields(RULES)
+def fields_of(*documents: Any, streamed: bool = False) -> Fields:
+    fields = Fields(RULES, streamed=streamed)
     for document in documents:
         fields.add([document], 0, "it", PartKind.OTHER)
     return fields
@@ -73,12 +73,18 @@ def test_a_key_that_is_text_does_not_enter_a_path() -> None:
 def test_pieces_at_one_path_are_one_text_and_are_redacted_as_one() -> None:
     first = [{"index": 4, "text": "my sec"}]
     second = [{"index": 4, "text": "ret is"}, {"index": 5, "text": "other"}]
-    fields = fields_of(first, second)
+    fields = fields_of(first, second, streamed=True)
     texts = {part.path: part.text for part in fields.parts()}
     assert texts == {"it[4].text": "my secret is", "it[5].text": "other"}
     fields.rewrite([found("it[4].text", 3, 9), found("elsewhere", 0, 1)])
     assert first == [{"index": 4, "text": "my [KEY] is"}]
     assert second == [{"index": 4, "text": ""}, {"index": 5, "text": "other"}]
+
+
+def test_an_index_of_the_callers_own_joins_nothing() -> None:
+    # Put together, the two would hide a word from whoever looks for whole words.
+    items = [{"index": 0, "text": "bomb"}, {"index": 0, "text": "astic"}]
+    assert [part.text for part in fields_of(items).parts()] == ["bomb", "astic"]
 
 
 def test_nesting_has_a_limit() -> None:
