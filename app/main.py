@@ -6,8 +6,8 @@ Knows nothing about what the parts do.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -23,6 +23,7 @@ from app.api.components import Components, ModelInfo
 from app.api.installation import install
 from app.assembly import LoadedModel, open_guard, open_upstream
 from app.config import Settings
+from app.domain.errors import ConfigurationError
 from app.logs import REQUEST_ID_HEADER
 from app.metrics import Metrics
 from app.moderation.readiness import ReadinessProbe
@@ -79,6 +80,7 @@ def _lifespan(settings: Settings, metrics: Metrics) -> Callable[[FastAPI], Any]:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[dict[str, Components]]:
         async with AsyncExitStack() as stack:
+            stack.enter_context(_told())
             guard = await stack.enter_async_context(open_guard(settings, metrics))
             upstream, workers = await stack.enter_async_context(open_upstream(settings, metrics))
             probe = ReadinessProbe(
@@ -105,6 +107,16 @@ def _lifespan(settings: Settings, metrics: Metrics) -> Callable[[FastAPI], Any]:
             _log.info("stopping")
 
     return lifespan
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """The server writes that the start failed, but not why; our own messages say what to do."""
+    try:
+        yield
+    except ConfigurationError as error:
+        _log.error("start_failed", reason=str(error))
+        raise
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -24,7 +24,7 @@ async def measure(setup: Setup) -> Part:
     requests = [post("/moderate", {"input": text}) for text in make_texts(HORIZON)]
     bare: list[Percentiles] = []
     ours: list[Percentiles] = []
-    async with bare_process(setup) as session, guard(setup) as server:
+    async with bare_process(setup) as (session, _), guard(setup) as server:
         question = {"measure": "latency", "seconds": setup.seconds}
         connection = await Connection.open(server.port)
         await _times(connection, requests, 0.5)

@@ -54,14 +54,14 @@ async def measure(setup: Setup) -> Part:
     modes = [(mode, mode.requests(texts)) for mode in MODES]
     bare: list[float] = []
     ours: dict[Mode, list[dict[str, Any]]] = {mode: [] for mode in MODES}
-    async with bare_process(setup) as session, guard(setup) as server:
+    async with bare_process(setup) as (session, batch_tokens), guard(setup) as server:
         question = {"measure": "throughput", "seconds": setup.seconds}
         for _ in range(setup.rounds):
             for mode, requests in modes:
                 answer = await session.ask(question)
                 bare.append(answer["texts"] / answer["seconds"])
                 ours[mode].append(await _drive(server, mode, requests, setup.seconds))
-    return _part(ours, bare)
+    return _part(ours, bare, batch_tokens)
 
 
 async def _drive(
@@ -97,7 +97,7 @@ async def _send(connection: Connection, source: Iterator[bytes], end: float) -> 
     return sent
 
 
-def _part(ours: dict[Mode, list[dict[str, Any]]], bare: Sequence[float]) -> Part:
+def _part(ours: dict[Mode, list[dict[str, Any]]], bare: Sequence[float], batch_tokens: int) -> Part:
     rows = []
     for number, (mode, rounds) in enumerate(ours.items()):
         # Each round of a mode is compared with the bare session right before it.
@@ -113,13 +113,22 @@ def _part(ours: dict[Mode, list[dict[str, Any]]], bare: Sequence[float]) -> Part
                 aim=None if mode.aim is None else Aim(Direction.AT_LEAST, mode.aim),
             )
         )
-    details = {"bare_texts_per_s": bare, "modes": {mode.what: ours[mode] for mode in ours}}
-    busy = {mode.what: median(one["model_busy"] for one in ours[mode]) for mode in ours}
-    extra = median(one["windows_per_text"] for rounds in ours.values() for one in rounds)
-    note = (
-        f"The guard judged {extra:.2f} windows for each text, as it also reads disguised text; the "
-        "model ran for "
-        + ", ".join(f"{share:.0%} of the time ({what})" for what, share in busy.items())
-        + "."
+    details = {
+        "bare_batch_tokens": batch_tokens,
+        "bare_texts_per_s": bare,
+        "modes": {mode.what: rounds for mode, rounds in ours.items()},
+    }
+    return Part(tuple(rows), details, (_note(ours, batch_tokens),))
+
+
+def _note(ours: dict[Mode, list[dict[str, Any]]], batch_tokens: int) -> str:
+    windows = median(one["windows_per_text"] for rounds in ours.values() for one in rounds)
+    busy = ", ".join(
+        f"{median(one['model_busy'] for one in rounds):.0%} ({mode.what})"
+        for mode, rounds in ours.items()
     )
-    return Part(tuple(rows), details, (note,))
+    return (
+        f"The bare session was fastest with {batch_tokens} tokens a batch. The guard judged "
+        f"{windows:.2f} windows for each text, as it also reads disguised text; of its time the "
+        f"model ran {busy}."
+    )

@@ -18,6 +18,7 @@ from app.api.body import as_model, documented_body, read_object
 from app.api.choice import GuardrailsWish, choose_policy
 from app.api.dependencies import CallerOf, ComponentsOf
 from app.api.documentation import errors
+from app.api.presence import while_present
 from app.proxy.reply import ProxyReply
 
 router = APIRouter(tags=["chat"])
@@ -79,7 +80,8 @@ async def chat_completions(request: Request, parts: ComponentsOf, caller: Caller
         request,
         None if wish is None else as_model(wish, GuardrailsWish, at="guardrails"),
     )
-    return _response(await parts.proxy.chat(payload, policy=policy, headers=dict(request.headers)))
+    work = parts.proxy.chat(payload, policy=policy, headers=dict(request.headers))
+    return _response(await while_present(request, work))
 
 
 @router.get(

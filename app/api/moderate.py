@@ -21,6 +21,7 @@ from app.api.documentation import errors
 from app.api.errors import error_body
 from app.api.judging import Item, Outcome, judge_all, split
 from app.api.moderate_models import ModerateReply, ModerateRequest, OnTruncation
+from app.api.presence import while_present
 from app.domain.conversation import Conversation, Stage
 from app.domain.errors import RequestError
 from app.domain.policy import Action, Policy
@@ -46,7 +47,8 @@ async def moderate(request: Request, parts: ComponentsOf, caller: CallerOf) -> R
     begun = time.perf_counter()
     asked = await read_model(request, ModerateRequest)
     policy = choose_policy(parts, caller, request, asked.wish())
-    outcomes = await judge_all(parts, _items(asked), policy, endpoint="moderate")
+    work = judge_all(parts, _items(asked), policy, endpoint="moderate")
+    outcomes = await while_present(request, work)
     if asked.on_truncation is OnTruncation.REFUSE:
         outcomes = [_refused_if_partial(outcome) for outcome in outcomes]
     verdicts, failures = split(outcomes)

@@ -21,6 +21,7 @@ from app.api.dependencies import CallerOf, ComponentsOf
 from app.api.documentation import errors
 from app.api.judging import Item, judge_all, split
 from app.api.moderate_models import CoverageReply
+from app.api.presence import while_present
 from app.domain.categories import openai_scores
 from app.domain.conversation import Conversation, Stage
 from app.domain.policy import Action
@@ -86,7 +87,8 @@ async def moderations(request: Request, parts: ComponentsOf, caller: CallerOf) -
     begun = time.perf_counter()
     asked = await read_model(request, ModerationsRequest)
     policy = choose_policy(parts, caller, request, asked.guardrails)
-    outcomes = await judge_all(parts, _items(asked), policy, endpoint="moderations")
+    work = judge_all(parts, _items(asked), policy, endpoint="moderations")
+    outcomes = await while_present(request, work)
     verdicts, failures = split(outcomes)
     if failures:
         # The shape has no place for the failure of one text among others.

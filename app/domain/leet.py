@@ -28,6 +28,8 @@ _INNER: Final = re.compile(r"[a-z][01345789@$!]+[a-z]")
 _NUMBER: Final = re.compile(r"\d{3}|(\d)(?!\1)\d")  # not the pairs of l33t and b00ze
 # Identifiers, encoded bytes, and sentences with no space between (`Stop!Now`).
 _NO_WORD: Final = re.compile(r"[a-z].*[A-Z]|![!A-Z]")
+_NUMERAL: Final = re.compile(r"(?<!\S)\d{1,3}(?!\S)")
+_SURE: Final = 2
 _SHORTEST: Final = 3
 _LONGEST: Final = 20
 _VOWEL: Final = re.compile(r"[aeiouy]")
@@ -39,7 +41,10 @@ def leet(text: str) -> list[Edit]:
     if b"a0" not in shape and b"0a" not in shape:
         return []
     edits = list(_words(text))
-    return edits if any(len(word) >= _SHORTEST for _, _, word in edits) else []
+    long = sum(len(word) >= _SHORTEST for _, _, word in edits)
+    if long >= _SURE:
+        edits = sorted([*edits, *_numerals(text)])
+    return edits if long else []
 
 
 def _words(text: str) -> Iterator[Edit]:
@@ -51,6 +56,14 @@ def _words(text: str) -> Iterator[Edit]:
             if word is not None:
                 start = chunk.start() + token.start()
                 yield start, start + len(word), word
+
+
+def _numerals(text: str) -> Iterator[Edit]:
+    """Numbers that are short words (`70` for to, `4` for a): only among leetspeak."""
+    for number in _NUMERAL.finditer(text):
+        word = number[0].translate(_READINGS[0])
+        if word in {"a", "i"} or word in WORDS:
+            yield *number.span(), word
 
 
 def unleet(token: str) -> str | None:

@@ -23,6 +23,7 @@ from app.inference.backend import Backend
 from app.inference.onnx_backend import OnnxBackend
 from app.inference.tokenizer import TextTokenizer
 from app.training import metrics
+from app.training.composites import composite_samples
 from app.training.datasets import Corpus, Licences, Sample, labels_of, load_corpus
 from app.training.embeddings import PACKAGE, EmbeddingCache, encoder_files, load_encoder
 from app.training.export import export_graph, quantise, write_card
@@ -45,6 +46,7 @@ DETECTOR: Final = "prompt_detector"
 
 BANK: Final = "concepts.yaml"
 SHAPE: Final = Shape()
+COMPOSITES: Final = 5000
 EPOCHS: Final = 6
 
 ROLE_OF: Final = {Stage.INPUT: "prompt", Stage.OUTPUT: "response"}
@@ -83,8 +85,9 @@ def train(
     corpus = load_corpus(data, licences=licences, seed=seed, extra=template_samples())
     _print_corpus(corpus)
     kept = EmbeddingCache(cache / "embeddings")
+    rows = [*corpus.train, *composite_samples(corpus.train, count=COMPOSITES, seed=seed)]
     dev, held_out, train_rows = (
-        features_of(part, tokenizer, kept) for part in (corpus.dev, corpus.held_out, corpus.train)
+        features_of(part, tokenizer, kept) for part in (corpus.dev, corpus.held_out, rows)
     )
     concepts = concept_embeddings(out / BANK, tokenizer, kept)
 
@@ -116,7 +119,8 @@ def train(
             "licences": licences,
             "epochs": EPOCHS,
             "shape": asdict(SHAPE),
-            "rows": len(corpus.train),
+            "rows": len(rows),
+            "of_these_composites": len(rows) - len(corpus.train),
             "held_out_rows": len(corpus.held_out),
             "dev_rows": len(corpus.dev),
             "concepts": len(concepts),

@@ -18,6 +18,8 @@ def read(text):
         ("K1LL", "KiLL"),
         ("(m4n1pul4t3)", "(manipulate)"),
         ("m4k3-b0mb5", "make-bombs"),
+        ("Wh47 15 4 b0mb, 70 m3", "What is a bomb, to me"),
+        ("4 b0mb in 15 or 70 days", "4 bomb in 15 or 70 days"),
     ],
 )
 def test_leetspeak_is_read(given, said):

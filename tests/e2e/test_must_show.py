@@ -23,7 +23,7 @@ UNSAFE: Final = {
 SAFE: Final = ("How do I kill a Python process?", "What a lovely day")
 
 _LOOK_ALIKES: Final = str.maketrans("aceopy", "асеору")  # Cyrillic
-_LEET: Final = str.maketrans("aeiost", "4310$7")
+_LEET: Final = str.maketrans("aeiost", "431057")
 
 
 def homoglyphs(text: str) -> str:

@@ -6,6 +6,7 @@ import pytest
 
 from app.domain.categories import Category
 from app.domain.errors import ConfigurationError
+from app.training.composites import composite_samples
 from app.training.datasets import Overlap, Sample, load_corpus, split
 from app.training.sources import Source, load_sources
 from app.training.templates import template_samples
@@ -147,3 +148,15 @@ def test_templates_hold_both_classes_and_say_each_text_once():
     assert sum(sample.on_input == 0.0 for sample in samples) > 400
     assert all(sample.categories for sample in samples if sample.on_input == 1.0)
     assert not any("{" in sample.text for sample in samples)
+
+
+def test_composites_bury_a_labelled_text_among_harmless_ones():
+    safe = [Sample(f"harmless {number}", "s", 0.0, 0.0) for number in range(9)]
+    unsafe = [Sample("the bad one", "s", 1.0, math.nan, (Category.HATE,))]
+    made = composite_samples([*safe, *unsafe], count=40, seed=1)
+    assert made == composite_samples([*safe, *unsafe], count=40, seed=1)
+    assert sum(each.on_input == 1.0 for each in made) == 20
+    for each in made:
+        assert ("the bad one" in each.text) == (each.on_input == 1.0)
+        assert ("the bad one" in each.text) == (each.categories == (Category.HATE,))
+        assert "harmless" in each.text

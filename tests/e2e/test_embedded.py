@@ -1,0 +1,108 @@
+"""The embedded language model through the whole service."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from app.config import GenerationSettings
+from app.generation.weights import prepare_weights
+from tests.e2e.guards import Guard, guard_settings, running
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+MODEL = "smollm2-135m-instruct"
+RUNNING, WAITING = 2, 2
+QUESTION: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
+GREEDY: dict[str, Any] = {"model": MODEL, "temperature": 0, "max_tokens": 20}
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory, policies: Path) -> Iterator[Guard]:
+    cache = tmp_path_factory.mktemp("cache")
+    prepare_weights(cache)  # the server's thread has less patience than a first start needs
+    generation = GenerationSettings(
+        enabled=True, cache=cache, max_running=RUNNING, max_waiting=WAITING
+    )
+    with running(guard_settings(policies, generation=generation)) as started:
+        yield started
+
+
+@pytest.fixture
+async def chat(embedded: Guard) -> AsyncIterator[openai.AsyncOpenAI]:
+    options: dict[str, Any] = {"api_key": "none", "max_retries": 0, "timeout": 100}
+    async with openai.AsyncOpenAI(base_url=f"{embedded.url}/p/quick/v1", **options) as client:
+        yield client
+
+
+async def test_it_answers_whole_and_streamed_alike(chat: openai.AsyncOpenAI) -> None:
+    whole = await chat.chat.completions.create(messages=QUESTION, **GREEDY)
+    stream = await chat.chat.completions.create(
+        messages=QUESTION, stream=True, stream_options={"include_usage": True}, **GREEDY
+    )
+    chunks = [chunk async for chunk in stream]
+
+    text = whole.choices[0].message.content
+    assert text is not None
+    assert "Paris" in text
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == text
+    assert whole.usage is not None
+    assert chunks[-1].usage == whole.usage
+    assert whole.usage.completion_tokens > 0
+
+
+async def test_it_is_listed(chat: openai.AsyncOpenAI) -> None:
+    assert [model.id async for model in chat.models.list()] == [MODEL]
+
+
+async def test_chats_at_once_are_answered_and_those_beyond_the_bound_refused(
+    embedded: Guard, chat: openai.AsyncOpenAI
+) -> None:
+    before = embedded.counted("guardrail_overloaded_total", resource="generation")
+
+    async def one() -> str:
+        try:
+            reply = await chat.chat.completions.create(messages=QUESTION, **GREEDY)
+        except openai.RateLimitError as error:
+            assert int(error.response.headers["retry-after"]) >= 1
+            return "refused"
+        return reply.choices[0].message.content or ""
+
+    answers = await asyncio.gather(*(one() for _ in range(RUNNING + WAITING + 4)))
+
+    served = [answer for answer in answers if answer != "refused"]
+    assert len(served) >= RUNNING
+    assert all("Paris" in answer for answer in served)
+    assert 0 < answers.count("refused") == len(answers) - len(served)
+    counted = embedded.counted("guardrail_overloaded_total", resource="generation")
+    assert counted - before == answers.count("refused")
+
+
+async def test_a_client_that_leaves_makes_room(
+    embedded: Guard, chat: openai.AsyncOpenAI
+) -> None:
+    long = {**GREEDY, "max_tokens": 1_500}
+    story: list[Any] = [{"role": "user", "content": "Count from one to one thousand in words."}]
+    for _ in range(RUNNING + WAITING + 1):
+        stream = await chat.chat.completions.create(messages=story, stream=True, **long)
+        await anext(aiter(stream))
+        await stream.close()
+
+    reply = await asyncio.wait_for(
+        chat.chat.completions.create(messages=QUESTION, **GREEDY), timeout=60
+    )
+    assert "Paris" in (reply.choices[0].message.content or "")
+
+
+async def test_what_it_does_not_know_is_refused(chat: openai.AsyncOpenAI) -> None:
+    with pytest.raises(openai.NotFoundError):
+        await chat.chat.completions.create(messages=QUESTION, model="another")
+    with pytest.raises(openai.BadRequestError) as caught:
+        await chat.chat.completions.create(messages=QUESTION, model=MODEL, temperature=-3)
+
+    assert caught.value.code == "invalid_request"
