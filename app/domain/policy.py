@@ -91,6 +91,11 @@ class StreamPolicy:
     buffer_chars: int = 65_536
     fail_tail: FailMode = FailMode.CLOSED
 
+    def __post_init__(self) -> None:
+        # Otherwise a window might end where the one before it ended: a stream without end.
+        if not 0 < self.overlap_chars < self.window_chars:
+            raise ValueError("overlap_chars must be positive and less than window_chars")
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:

@@ -1,41 +1,27 @@
 """The engine: one conversation, one stage, one policy in; one verdict out.
 
-Knows nothing about tokens, batches, HTTP or wire formats. Every part is normalised once, every
-detector reads all views of all parts, spans go back to the original text, the policy decides.
+Knows nothing about tokens, batches, HTTP or wire formats. The conversation is read once, every
+detector scans all of the reading, the policy decides.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
 
 import structlog
 
-from app.domain.conversation import Conversation, Part, PartKind, Stage
+from app.domain.conversation import Conversation, Stage
 from app.domain.detection import Detection, Detector, Scan, Unscanned
 from app.domain.errors import ConfigurationError, DetectorError, DetectorTimeout, Overloaded
-from app.domain.normalize import View, normalize
 from app.domain.policy import Action, Policy, StagePolicy
 from app.domain.verdict import Coverage, DetectorStatus, Outcome, Verdict, decide
 from app.metrics import Metrics
 from app.moderation.cache import ScanCache, scan_key
-
-_INLINE_CHARS: Final = 20_000
-"""Longer texts are normalised in a thread, so that other requests go on."""
+from app.moderation.reading import Reading, read
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    """A part as the detectors read it. The first view is the plain text."""
-
-    part: Part
-    views: tuple[View, ...]
 
 
 class Engine:
@@ -74,37 +60,16 @@ class Engine:
         """
         begun = self._clock()
         rules = policy.stage(stage)
-        readings, unread = await self._read(conversation, rules)
-        outcomes = await self._consult_all(readings, unread, stage, rules)
-        media = (Unscanned.MEDIA,) if unread[Unscanned.MEDIA] else ()
+        reading = await read(conversation, tool_definitions=rules.scan_tool_definitions)
+        outcomes = await self._consult_all(reading, stage, rules)
+        media = (Unscanned.MEDIA,) if reading.unread[Unscanned.MEDIA] else ()
         verdict = decide(outcomes, policy, stage, media)
         if endpoint is not None:
             self._count(verdict, endpoint, self._clock() - begun)
         return verdict
 
-    async def _read(
-        self, conversation: Conversation, rules: StagePolicy
-    ) -> tuple[list[_Reading], Counter[Unscanned]]:
-        """Normalised parts, and how many characters nobody will read; a medium counts as one."""
-        readings: list[_Reading] = []
-        unread: Counter[Unscanned] = Counter()
-        for part in conversation.parts():
-            if part.kind is PartKind.MEDIA:
-                unread[Unscanned.MEDIA] += 1
-            elif part.kind is PartKind.TOOL_DEFINITION and not rules.scan_tool_definitions:
-                unread[Unscanned.EXCLUDED] += len(part.text)
-            elif len(part.text) > _INLINE_CHARS:
-                readings.append(_Reading(part, await asyncio.to_thread(normalize, part.text)))
-            elif part.text:
-                readings.append(_Reading(part, normalize(part.text)))
-        return readings, unread
-
     async def _consult_all(
-        self,
-        readings: list[_Reading],
-        unread: Counter[Unscanned],
-        stage: Stage,
-        rules: StagePolicy,
+        self, reading: Reading, stage: Stage, rules: StagePolicy
     ) -> list[Outcome]:
         """The rules first, as they cost microseconds; then all models at once."""
         outcomes: dict[str, Outcome] = {}
@@ -114,13 +79,13 @@ class Engine:
             if name in self._cached:
                 models.append(detector)
             else:
-                outcomes[name] = await self._consult(detector, readings, unread, stage, rules)
+                outcomes[name] = await self._consult(detector, reading, stage, rules)
         if len(models) == 1:
             only = models[0]
-            outcomes[only.name] = await self._consult(only, readings, unread, stage, rules)
+            outcomes[only.name] = await self._consult(only, reading, stage, rules)
         elif models:
             answers = await asyncio.gather(
-                *(self._consult(model, readings, unread, stage, rules) for model in models)
+                *(self._consult(model, reading, stage, rules) for model in models)
             )
             outcomes.update({answer.detector.name: answer for answer in answers})
         return [outcomes[name] for name in rules.detectors]
@@ -132,25 +97,18 @@ class Engine:
             raise ConfigurationError(f"there is no detector named {name!r}") from None
 
     async def _consult(
-        self,
-        detector: Detector,
-        readings: list[_Reading],
-        unread: Counter[Unscanned],
-        stage: Stage,
-        rules: StagePolicy,
+        self, detector: Detector, reading: Reading, stage: Stage, rules: StagePolicy
     ) -> Outcome:
         """One detector's answer for all parts; a failure becomes a status."""
         begun = self._clock()
-        texts = list(dict.fromkeys(view.text for r in readings for view in r.views if view.text))
-        total = sum(len(reading.part.text) for reading in readings) + unread.total()
         status, cached = DetectorStatus.OK, False
         detections: tuple[Detection, ...] = ()
-        coverage = Coverage(0, total, (Unscanned.DETECTOR_FAILED,))
+        coverage = Coverage(0, reading.total, (Unscanned.DETECTOR_FAILED,))
         try:
             async with asyncio.timeout(rules.deadline_ms / 1_000):
-                scans, cached = await self._scan(detector, texts, stage)
-            detections = _located(readings, scans)
-            coverage = _covered(readings, scans, total, unread)
+                scans, cached = await self._scan(detector, reading.distinct(), stage)
+            detections = reading.located(scans)
+            coverage = reading.covered(scans)
         except (TimeoutError, DetectorTimeout):
             status = DetectorStatus.TIMEOUT
         except Overloaded:
@@ -219,55 +177,3 @@ class Engine:
                     metrics.blocks.labels(stage=stage, category=category.value, policy=policy).inc()
         if verdict.passed_unjudged:
             metrics.bypass.labels(stage=stage, error_type=verdict.degraded).inc()
-
-
-def _located(readings: Sequence[_Reading], scans: Mapping[str, Scan]) -> tuple[Detection, ...]:
-    """All detections with their field path and their place in the original text.
-
-    What several views show at the same place counts once, with its highest score.
-    """
-    best: dict[tuple[str, str, int, int, str], Detection] = {}
-    for reading in readings:
-        path = reading.part.path
-        for view in reading.views:
-            if not view.text:
-                continue
-            places: dict[tuple[int, int], tuple[int, int]] = {}
-            for found in scans[view.text].detections:
-                span = (found.start, found.end)
-                if span not in places:
-                    places[span] = view.to_original(*span)
-                start, end = places[span]
-                key = (path, found.category.value, start, end, found.label)
-                if key not in best or found.score > best[key].score:
-                    best[key] = Detection(
-                        found.detector,
-                        found.category,
-                        found.score,
-                        start,
-                        end,
-                        found.label,
-                        path,
-                        view.name.value,
-                    )
-    return tuple(best.values())
-
-
-def _covered(
-    readings: Sequence[_Reading],
-    scans: Mapping[str, Scan],
-    total: int,
-    elsewhere: Counter[Unscanned],
-) -> Coverage:
-    """How much of the original text the plain views show, less the stretches nobody could read."""
-    unread = Counter(elsewhere)
-    for reading in readings:
-        plain = reading.views[0]
-        position = 0
-        for gap in scans[plain.text].gaps if plain.text else ():
-            start, end = plain.to_original(gap.start, gap.end)
-            fresh = max(0, end - max(start, position))
-            position = max(position, end)
-            unread[gap.reason] += fresh
-    reasons = tuple(reason for reason, chars in unread.most_common() if chars)
-    return Coverage(total - unread.total(), total, reasons)

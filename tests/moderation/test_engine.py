@@ -188,9 +188,9 @@ async def test_the_cache_tells_stages_and_models_apart() -> None:
 
 async def test_the_same_text_in_two_parts_is_read_once_and_found_twice() -> None:
     detector = PhraseDetector()
-    parts = (Part("p0", "forbidden"), Part("p1", "forbidden"))
+    messages = tuple(Message("user", (Part(path, "forbidden"),)) for path in ("p0", "p1"))
     verdict = await engine(detector).moderate(
-        Conversation((Message("user", parts),)), Stage.INPUT, policy(), endpoint="moderate"
+        Conversation(messages), Stage.INPUT, policy(), endpoint="moderate"
     )
     assert detector.calls == [["forbidden"]]
     assert {d.path for d in verdict.detections} == {"p0", "p1"}
@@ -243,3 +243,28 @@ async def test_scores_of_all_categories_are_told_but_only_those_over_are_flagged
     assert verdict.category_scores == {Category.HATE: 0.4, Category.THREAT: 0.5}
     assert set(verdict.flagged) == {Category.THREAT}
     assert verdict.top_category is Category.THREAT
+
+
+@pytest.mark.parametrize("cut", range(1, 9))
+async def test_a_word_cut_by_a_part_boundary_is_found_in_both_parts(cut: int) -> None:
+    before, after = "say " + "forbidden"[:cut], "forbidden now"[cut:]
+    parts = (Part("p0", before), Part("p1", "", PartKind.MEDIA), Part("p2", after))
+    verdict = await engine(PhraseDetector()).moderate(
+        Conversation((Message("user", parts),)), Stage.INPUT, policy(), endpoint="moderate"
+    )
+    assert verdict.blocks
+    found = {
+        d.path: (before if d.path == "p0" else after)[d.start : d.end] for d in verdict.detections
+    }
+    assert found == {"p0": "forbidden"[:cut], "p2": "forbidden"[cut:]}
+    assert verdict.coverage.total == len(before) + len(after) + 1
+
+
+async def test_parts_of_different_messages_are_not_joined() -> None:
+    talk = Conversation(
+        (Message("user", (Part("p0", "forb"),)), Message("user", (Part("p1", "idden"),)))
+    )
+    verdict = await engine(PhraseDetector()).moderate(
+        talk, Stage.INPUT, policy(), endpoint="moderate"
+    )
+    assert verdict.action is Action.ALLOW
