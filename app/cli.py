@@ -137,24 +137,36 @@ async def _moderate(
 
 @app.command()
 def models() -> None:
-    """Show the detectors' models: revision, digests, licences. One JSON object a model."""
+    """Show the models: revision, digests, licences, data. One JSON object a model."""
     from app.assembly import PROMPT_DETECTOR_FOLDER  # noqa: PLC0415
+    from app.generation import weights  # noqa: PLC0415
     from app.inference.artefact import load_artefact  # noqa: PLC0415
 
     with _told():
         card = load_artefact(Settings().models.folder / PROMPT_DETECTOR_FOLDER)
-    described: dict[str, Any] = {
-        "name": card.name,
-        "revision": card.revision,
-        "digest": card.digest,
-        "files": dict(card.files),
-        "data": [
-            {"name": source.name, "licence": source.licence, "open": source.open_licence}
-            for source in card.sources
-        ],
-        "metrics": dict(card.metrics),
-    }
-    typer.echo(orjson.dumps(described, option=orjson.OPT_INDENT_2).decode())
+    described: list[dict[str, Any]] = [
+        {
+            "name": card.name,
+            "revision": card.revision,
+            "licence": card.licence,
+            "digest": card.digest,
+            "files": dict(card.files),
+            "data": [
+                {"name": source.name, "licence": source.licence, "open": source.open_licence}
+                for source in card.sources
+            ],
+            "metrics": dict(card.metrics),
+        },
+        {
+            "name": weights.MODEL_NAME,
+            "revision": weights.MODEL_REVISION,
+            "licence": weights.MODEL_LICENCE,
+            "digest": weights.SOURCE_SHA256,
+            "installed": weights.is_installed(),
+        },
+    ]
+    for model in described:
+        typer.echo(orjson.dumps(model).decode())
 
 
 @app.command()

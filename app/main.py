@@ -19,9 +19,9 @@ from prometheus_fastapi_instrumentator import Instrumentator
 from prometheus_fastapi_instrumentator import metrics as http_metrics
 
 from app.api import dependencies
-from app.api.components import Components, ModelInfo
+from app.api.components import Components
 from app.api.installation import install
-from app.assembly import LoadedModel, open_guard, open_upstream
+from app.assembly import open_guard, open_upstream
 from app.config import Settings
 from app.domain.errors import ConfigurationError
 from app.logs import REQUEST_ID_HEADER
@@ -82,9 +82,9 @@ def _lifespan(settings: Settings, metrics: Metrics) -> Callable[[FastAPI], Any]:
         async with AsyncExitStack() as stack:
             stack.enter_context(_told())
             guard = await stack.enter_async_context(open_guard(settings, metrics))
-            upstream, workers = await stack.enter_async_context(open_upstream(settings, metrics))
+            behind = await stack.enter_async_context(open_upstream(settings, metrics))
             probe = ReadinessProbe(
-                guard.engine.detectors, {**guard.workers, **workers}, metrics=metrics
+                guard.engine.detectors, {**guard.workers, **behind.workers}, metrics=metrics
             )
             await probe.ask()
             stack.push_async_callback(_cancel, asyncio.create_task(probe.watch(), name="canaries"))
@@ -98,9 +98,11 @@ def _lifespan(settings: Settings, metrics: Metrics) -> Callable[[FastAPI], Any]:
                 metrics=metrics,
                 engine=guard.engine,
                 policies=guard.policies,
-                proxy=ChatProxy(guard.engine, upstream, metrics=metrics),
+                proxy=ChatProxy(guard.engine, behind.upstream, metrics=metrics),
                 readiness=probe,
-                models=tuple(map(_model_info, guard.models)),
+                models=tuple(
+                    ModelInfo(**asdict(model)) for model in (*guard.models, *behind.models)
+                ),
             )
             _log.info("ready", problems=(await probe.ready())[1])
             yield {"components": components}
@@ -123,12 +125,3 @@ async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
-
-
-def _model_info(model: LoadedModel) -> ModelInfo:
-    return ModelInfo(
-        name=model.artefact.name,
-        revision=model.artefact.revision,
-        digest=model.artefact.digest,
-        device=model.device,
-    )

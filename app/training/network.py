@@ -37,9 +37,9 @@ class Shape:
     """The sizes that were chosen on the dev sets."""
 
     rank: int = 2
-    hidden: int = 256
+    hidden: int = 384
     narrow: int = 64
-    dropout: float = 0.3
+    dropout: float = 0.15
 
 
 class ConceptFeatures(nn.Module):

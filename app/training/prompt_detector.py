@@ -28,8 +28,6 @@ from app.training.datasets import Corpus, Licences, Sample, labels_of, load_corp
 from app.training.embeddings import PACKAGE, EmbeddingCache, encoder_files, load_encoder
 from app.training.export import export_graph, quantise, write_card
 from app.training.fitting import (
-    OVERLAP,
-    WINDOW,
     calibrate,
     concept_embeddings,
     features_of,
@@ -46,8 +44,12 @@ DETECTOR: Final = "prompt_detector"
 
 BANK: Final = "concepts.yaml"
 SHAPE: Final = Shape()
+WINDOW: Final = 62
+"""Tokens of text that the service reads at once; half of what training sees, because the mean over
+a window dilutes a bad sentence among good ones."""
+OVERLAP: Final = 16
 COMPOSITES: Final = 5000
-EPOCHS: Final = 6
+EPOCHS: Final = 8
 
 ROLE_OF: Final = {Stage.INPUT: "prompt", Stage.OUTPUT: "response"}
 """Whose harmless rows set the thresholds of a stage. Comments are left out: the harmless half of
@@ -107,6 +109,7 @@ def train(
     card = {
         "name": DETECTOR,
         "revision": file_sha256(out / "model.onnx")[:12],
+        "licence": "Apache-2.0",
         "method": "ToxicDetector (arXiv 2408.11727) on a frozen sentence encoder",
         "encoder": {"package": f"{PACKAGE} 0.1.0", "model": "all-MiniLM-L6-v2, Apache-2.0"},
         "stages": [stage.value for stage in STAGES],

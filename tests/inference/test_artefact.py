@@ -15,6 +15,7 @@ def card_for(content: bytes) -> dict:
     return {
         "name": "tiny",
         "revision": "1",
+        "licence": "MIT",
         "stages": ["input", "output"],
         "categories": ["hate", "threat"],
         "window": 8,
