@@ -100,9 +100,7 @@ def _lifespan(settings: Settings, metrics: Metrics) -> Callable[[FastAPI], Any]:
                 policies=guard.policies,
                 proxy=ChatProxy(guard.engine, behind.upstream, metrics=metrics),
                 readiness=probe,
-                models=tuple(
-                    ModelInfo(**asdict(model)) for model in (*guard.models, *behind.models)
-                ),
+                models=(*guard.models, *behind.models),
             )
             _log.info("ready", problems=(await probe.ready())[1])
             yield {"components": components}

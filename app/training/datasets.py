@@ -138,10 +138,11 @@ def load_corpus(
             SourceFacts(source.name, entry["licence"], bool(entry["open_licence"]), len(kept))
         )
     own = _unseen(extra, overlap, seen, removed)
-    samples += own
     facts.append(SourceFacts("templates", "Apache-2.0 (written for this project)", True, len(own)))
 
+    # What was written for the project always trains: its products are near-duplicates.
     train, held_out = split(samples)
+    train += own
     random.Random(seed).shuffle(train)  # noqa: S311 - reproducible order, not a secret
     return Corpus(train, held_out, dev, tuple(facts), dict(removed))
 

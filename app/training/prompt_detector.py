@@ -28,6 +28,8 @@ from app.training.datasets import Corpus, Licences, Sample, labels_of, load_corp
 from app.training.embeddings import PACKAGE, EmbeddingCache, encoder_files, load_encoder
 from app.training.export import export_graph, quantise, write_card
 from app.training.fitting import (
+    OVERLAP,
+    WINDOW,
     calibrate,
     concept_embeddings,
     features_of,
@@ -35,7 +37,7 @@ from app.training.fitting import (
 )
 from app.training.network import CATEGORIES, STAGES, Calibrated, Shape
 from app.training.scoring import score_texts, stage_scores
-from app.training.templates import template_samples
+from app.training.templates import SOURCE, template_samples
 from app.training.tokenizer_build import build_tokenizer
 
 NAME: Final = "prompt-detector"
@@ -44,11 +46,9 @@ DETECTOR: Final = "prompt_detector"
 
 BANK: Final = "concepts.yaml"
 SHAPE: Final = Shape()
-WINDOW: Final = 62
-"""Tokens of text that the service reads at once; half of what training sees, because the mean over
-a window dilutes a bad sentence among good ones."""
-OVERLAP: Final = 16
 COMPOSITES: Final = 5000
+TEMPLATE_REPEATS: Final = 4
+"""The project's own samples are few beside the data sets, and each stands for many."""
 EPOCHS: Final = 8
 
 ROLE_OF: Final = {Stage.INPUT: "prompt", Stage.OUTPUT: "response"}
@@ -87,7 +87,9 @@ def train(
     corpus = load_corpus(data, licences=licences, seed=seed, extra=template_samples())
     _print_corpus(corpus)
     kept = EmbeddingCache(cache / "embeddings")
-    rows = [*corpus.train, *composite_samples(corpus.train, count=COMPOSITES, seed=seed)]
+    composites = composite_samples(corpus.train, count=COMPOSITES, seed=seed)
+    own = [sample for sample in corpus.train if sample.source == SOURCE]
+    rows = [*corpus.train, *composites, *own * (TEMPLATE_REPEATS - 1)]
     dev, held_out, train_rows = (
         features_of(part, tokenizer, kept) for part in (corpus.dev, corpus.held_out, rows)
     )
@@ -122,8 +124,9 @@ def train(
             "licences": licences,
             "epochs": EPOCHS,
             "shape": asdict(SHAPE),
-            "rows": len(rows),
-            "of_these_composites": len(rows) - len(corpus.train),
+            "rows": len(corpus.train),
+            "composites": len(composites),
+            "template_repeats": TEMPLATE_REPEATS,
             "held_out_rows": len(corpus.held_out),
             "dev_rows": len(corpus.dev),
             "concepts": len(concepts),
