@@ -15,7 +15,7 @@ from typing import Final
 
 from app.domain.conversation import Conversation, Message, Part, PartKind
 from app.domain.detection import Detection, Scan, Unscanned
-from app.domain.normalize import View, normalize
+from app.domain.normalization.normalize import View, normalize
 from app.domain.verdict import Coverage
 
 _INLINE_CHARS: Final = 20_000

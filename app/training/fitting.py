@@ -32,7 +32,7 @@ from app.training.network import (
 )
 
 WINDOW: Final = 126
-"""Tokens of text in a window; with the two special tokens 128. Halves and quarters ranked worse on dev."""
+"""Tokens of text in a window; with the two special tokens 128. Shorter ones ranked worse on dev."""
 OVERLAP: Final = 32
 
 _BATCH: Final = 512

@@ -1,6 +1,6 @@
 from statistics import mean
 
-from app.domain.normalize import normalize
+from app.domain.normalization.normalize import normalize
 from bench.texts import LONGEST, SHORTEST, make_prose, make_texts
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
@@ -36,13 +36,27 @@ def document(guard: Guard, upstream: FakeUpstream) -> schemathesis.BaseSchema:
     return schemathesis.openapi.from_url(f"{guard.url}/openapi.json")
 
 
-@schemathesis.pytest.from_fixture("document").parametrize()
-@settings(
-    max_examples=15,
-    derandomize=True,
-    database=None,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
-def test_no_request_makes_it_stumble(case: schemathesis.Case) -> None:
-    case.call_and_validate(checks=CHECKS, timeout=30)
+@pytest.mark.parametrize("mode", schemathesis.GenerationMode)
+def test_no_request_makes_it_stumble(
+    document: schemathesis.BaseSchema, mode: schemathesis.GenerationMode
+) -> None:
+    operations = [found.ok() for found in document.get_all_operations()]
+    if (
+        mode is schemathesis.GenerationMode.NEGATIVE
+    ):  # what has no input cannot be given a wrong one
+        operations = [one for one in operations if one.body]
+    for operation in operations:
+
+        @given(case=operation.as_strategy(generation_mode=mode))
+        @settings(
+            max_examples=15,
+            derandomize=True,
+            database=None,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        )
+        def stands(case: schemathesis.Case) -> None:
+            case.call_and_validate(checks=CHECKS, timeout=30)
+
+        stands()
+    assert {"/moderate", "/v1/chat/completions"} <= {one.path for one in operations}

@@ -1,7 +1,7 @@
 import pytest
 
-from app.domain.leet import leet
-from app.domain.view import View, ViewName, rewrite
+from app.domain.normalization.leet import leet
+from app.domain.normalization.view import View, ViewName, rewrite
 
 
 def read(text):

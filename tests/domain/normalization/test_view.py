@@ -1,4 +1,4 @@
-from app.domain.view import View, ViewName, rewrite
+from app.domain.normalization.view import View, ViewName, rewrite
 
 
 def test_unchanged_view_maps_to_itself():

@@ -16,7 +16,7 @@ from typing import Final
 
 import confusable_homoglyphs
 
-from app.domain.view import Edit
+from app.domain.normalization.view import Edit
 
 _LATIN: Final = (
     "A-Za-zªº\u00c0-\u02af\u1d00-\u1dbf\u1e00-\u1eff\u2c60-\u2c7f\ua720-\ua7ff\uab30-\uab6f"

@@ -2,7 +2,7 @@ import unicodedata
 
 import pytest
 
-from app.domain.plain import plain
+from app.domain.normalization.plain import plain
 
 
 def tags(text):

@@ -2,7 +2,7 @@ import codecs
 
 import pytest
 
-from app.domain.rot13 import rot13
+from app.domain.normalization.rot13 import rot13
 
 
 def turned(text):

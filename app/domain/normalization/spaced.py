@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Final
 
-from app.domain.leet import unleet
-from app.domain.lexicon import WORDS
-from app.domain.view import Edit
+from app.domain.normalization.leet import unleet
+from app.domain.normalization.lexicon import WORDS
+from app.domain.normalization.view import Edit
 
 _RUN: Final = re.compile(
     r"(?<![^\W_])(?:[^\W_]|[@$])(?:[\s._*~·•-]{1,3}(?:[^\W_]|[@$])(?![^\W_])){2,}"

@@ -1,7 +1,7 @@
 import pytest
 
-from app.domain.spaced import spaced
-from app.domain.view import View, ViewName, rewrite
+from app.domain.normalization.spaced import spaced
+from app.domain.normalization.view import View, ViewName, rewrite
 
 
 def read(text):

@@ -5,12 +5,12 @@ Knows nothing about detectors. Spans found in any reading lead back to the origi
 
 from __future__ import annotations
 
-from app.domain.decode import encoded
-from app.domain.leet import leet
-from app.domain.plain import plain
-from app.domain.rot13 import rot13
-from app.domain.spaced import spaced
-from app.domain.view import View, ViewName, rewrite
+from app.domain.normalization.decode import encoded
+from app.domain.normalization.leet import leet
+from app.domain.normalization.plain import plain
+from app.domain.normalization.rot13 import rot13
+from app.domain.normalization.spaced import spaced
+from app.domain.normalization.view import View, ViewName, rewrite
 
 __all__ = ["View", "ViewName", "normalize"]
 

@@ -10,8 +10,8 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Final
 
-from app.domain.confusables import look_alikes
-from app.domain.view import Edit, View, ViewName, rewrite
+from app.domain.normalization.confusables import look_alikes
+from app.domain.normalization.view import Edit, View, ViewName, rewrite
 
 _ASCII_CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _TAG_BASE: Final = 0xE0000

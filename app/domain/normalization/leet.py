@@ -10,8 +10,8 @@ import string
 from collections.abc import Iterator
 from typing import Final
 
-from app.domain.lexicon import WORDS
-from app.domain.view import Edit
+from app.domain.normalization.lexicon import WORDS
+from app.domain.normalization.view import Edit
 
 _SIGNS: Final = "01345789@$!|"  # 2 and 6 stand for no letter: most hashes hold one of them
 _READINGS: Final = tuple(

@@ -16,9 +16,9 @@ from types import MappingProxyType
 from typing import Final
 from urllib.parse import unquote_plus
 
-from app.domain.leet import leet
-from app.domain.plain import plain
-from app.domain.view import Edit, View, ViewName, rewrite
+from app.domain.normalization.leet import leet
+from app.domain.normalization.plain import plain
+from app.domain.normalization.view import Edit, View, ViewName, rewrite
 
 _DEPTH: Final = 3
 _PRINTABLE: Final = 0.9

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from app.domain.lexicon import WORDS
-from app.domain.view import Edit
+from app.domain.normalization.lexicon import WORDS
+from app.domain.normalization.view import Edit
 
 _TURNED: Final = frozenset(codecs.encode(word, "rot13") for word in WORDS) - WORDS
 _ENGLISH: Final = WORDS - frozenset(codecs.encode(word, "rot13") for word in WORDS)
