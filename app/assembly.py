@@ -131,7 +131,7 @@ async def _open_prompt_detector(
         "model_loaded", model=artefact.name, revision=artefact.revision, device=backend.device
     )
     return (
-        PromptDetector(artefact, backend, batcher),
+        PromptDetector(artefact, backend, batcher, metrics=metrics),
         ModelInfo(
             artefact.name, artefact.revision, artefact.digest, artefact.licence, backend.device
         ),

@@ -23,7 +23,7 @@ from pydantic_settings import SettingsError
 from app import logs
 from app.config import ServerSettings, Settings, shipped
 from app.domain.conversation import Conversation, Stage
-from app.domain.errors import ConfigurationError
+from app.domain.errors import ConfigurationError, UnknownPolicy
 
 app = typer.Typer(
     name="sluiceway", no_args_is_help=True, add_completion=False, help="A guardrail for LLMs."
@@ -39,10 +39,7 @@ def _told() -> Iterator[None]:
     """A wrong configuration is a message and exit code 2, not a traceback."""
     try:
         yield
-    except ConfigurationError as error:
-        typer.echo(f"sluiceway: {error}", err=True)
-        raise typer.Exit(2) from None
-    except SettingsError as error:
+    except (ConfigurationError, SettingsError, UnknownPolicy) as error:
         typer.echo(f"sluiceway: {error}", err=True)
         raise typer.Exit(2) from None
     except ValidationError as error:
@@ -214,14 +211,17 @@ def evaluate(
         run(data, models=Settings().models.folder, limit=limit, out=out)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
 def bench(context: typer.Context) -> None:
     """Measure speed and memory; all options go to `bench/run.py`."""
     script = shipped("bench") / "run.py"
     with _told():
         if not script.is_file():
             raise ConfigurationError("the benchmark is in the repository only, not in the package")
-    runpy.run_path(str(script))["main"](context.args)
+    raise typer.Exit(runpy.run_path(str(script))["main"](context.args))
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from typing import Final
 
+from app.generation.weights import is_installed
 from bench.client import Connection, post
 from bench.server import Guard, Memory, guard
 from bench.setup import Setup
@@ -21,7 +22,7 @@ from bench.texts import make_texts
 STARTS: Final = 3
 _LIST: Final = 32
 _LISTS: Final = 16
-_NEEDED: Final = ("torch", "transformers", "gguf")
+_NEEDED: Final = ("torch", "gguf", "safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,8 @@ async def measure(setup: Setup) -> Part:
     alone = await _starts(setup, embedded=False)
     rows = _rows("guard with its detectors", alone, memory_aim=400)
     details = {"alone": list(map(asdict, alone))}
-    if not all(find_spec(package) for package in _NEEDED):
-        note = "Not measured: the embedded language model (the extra `llm` is not installed)."
+    if not (is_installed() and all(map(find_spec, _NEEDED))):
+        note = "Not measured: the embedded language model, which is not installed."
         return Part(tuple(rows), details, (note,))
     chatting = await _starts(setup, embedded=True)
     rows += _rows("guard with the embedded language model", chatting, memory_aim=1_300)

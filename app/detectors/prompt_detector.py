@@ -18,6 +18,7 @@ from app.domain.detection import Detection, OperatingPoint, Scan
 from app.inference.artefact import Artefact
 from app.inference.backend import Backend, Encoding
 from app.inference.tokenizer import windows
+from app.metrics import Metrics
 
 LOWEST_SCORE: Final = 0.02
 """Below this a category is not worth a detection; every threshold lies above."""
@@ -37,10 +38,13 @@ class Batcher(Protocol):
 class PromptDetector:
     """Judges prompts and answers, as the model of `artefact` was trained to."""
 
-    def __init__(self, artefact: Artefact, backend: Backend, batcher: Batcher) -> None:
+    def __init__(
+        self, artefact: Artefact, backend: Backend, batcher: Batcher, *, metrics: Metrics
+    ) -> None:
         self._artefact = artefact
         self._backend = backend
         self._batcher = batcher
+        self._tokenization = metrics.tokenization_duration.labels(detector=artefact.name)
 
     @property
     def name(self) -> str:
@@ -58,10 +62,11 @@ class PromptDetector:
 
     async def detect(self, texts: Sequence[str], stage: Stage) -> list[Scan]:
         """Judge every window of every text in one submission to the batcher."""
-        if sum(map(len, texts)) > _INLINE_CHARACTERS:
-            encodings = await asyncio.to_thread(self._encode, texts)
-        else:
-            encodings = self._encode(texts)
+        with self._tokenization.time():
+            if sum(map(len, texts)) > _INLINE_CHARACTERS:
+                encodings = await asyncio.to_thread(self._encode, texts)
+            else:
+                encodings = self._encode(texts)
         spans = [
             windows(len(encoding.ids), self._artefact.window, self._artefact.overlap)
             for encoding in encodings

@@ -10,6 +10,7 @@ from app.domain.detection import Detection, Gap, OperatingPoint, Scan, Unscanned
 from app.inference.artefact import Artefact, load_artefact
 from app.inference.backend import Encoding
 from app.inference.onnx_backend import OnnxBackend
+from app.metrics import Metrics
 
 HATE, THREAT = Category.HATE, Category.THREAT
 
@@ -48,6 +49,7 @@ def tiny():
     return Artefact(
         name="tiny",
         revision="1",
+        licence="MIT",
         folder=Path(),
         digest="abc",
         stages=(Stage.INPUT, Stage.OUTPUT),
@@ -68,7 +70,7 @@ def batcher():
 
 @pytest.fixture
 def detector(tiny, batcher):
-    return PromptDetector(tiny, batcher.backend, batcher)
+    return PromptDetector(tiny, batcher.backend, batcher, metrics=Metrics())
 
 
 async def test_windows_become_spans_and_low_scores_nothing(detector):
@@ -122,7 +124,7 @@ def shipped(pytestconfig):
         max_tokens=artefact.window,
         device="cpu",
     )
-    return PromptDetector(artefact, backend, CountingBatcher(backend))
+    return PromptDetector(artefact, backend, CountingBatcher(backend), metrics=Metrics())
 
 
 def flagged(detector, scan, stage=Stage.INPUT):

@@ -130,9 +130,11 @@ def test_a_model_that_differs_from_its_card_is_refused(tmp_path: Path) -> None:
 def test_the_models_are_shown_with_digests_and_licences() -> None:
     done = invoke("models")
 
-    card = json.loads(done.stdout)
+    card, chat = lines(done.stdout)
     assert done.exit_code == 0
     assert card["name"] == "prompt_detector"
+    assert chat["installed"]
+    assert all(model["licence"] and model["digest"] for model in (card, chat))
     for name, digest in card["files"].items():
         assert sha256((shipped("models") / MODEL / name).read_bytes()).hexdigest() == digest
     assert all(source["licence"] for source in card["data"])
