@@ -90,8 +90,10 @@ def _reduce_foreign_record(_logger: object, _method: str, event: EventDict) -> E
         "_from_structlog": False,
     }
     if record.name.startswith("uvicorn") and record.module in _UVICORN_FILES:
-        # The first line only: a failed start is reported as a whole traceback in the message.
-        reduced["message"] = event["event"].partition("\n")[0]
+        first = event["event"].partition("\n")[0]
+        # A failed start comes as a whole traceback in the message; the lifespan has logged it.
+        if not first.startswith("Traceback"):
+            reduced["message"] = first
     if record.exc_info:
         reduced["exc_info"] = record.exc_info
     return reduced

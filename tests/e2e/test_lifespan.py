@@ -129,8 +129,8 @@ def test_a_dead_worker_makes_it_unready_and_fails_closed(own_policies: Path) -> 
         guard.call(detector._batcher.close())
 
         unready = client.get("/readyz")
-        judged = client.post("/moderate", json={"input": "What a lovely day"}).json()
-        guard.parts.metrics.registry.collect()
+        # Not one of the golden texts: their scans are in the cache.
+        judged = client.post("/moderate", json={"input": "Rain is on its way"}).json()
 
         assert unready.status_code == 503
         assert unready.json()["problems"] == {"prompt_detector": "worker is dead"}
