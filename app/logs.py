@@ -69,6 +69,7 @@ def configure(level: str = "info", *, json: bool | None = None) -> None:
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
+        logging.getLogger(name).setLevel(logging.NOTSET)
     logging.getLogger("uvicorn.access").disabled = True
     logging.raiseExceptions = False  # it prints the arguments of a record that it cannot format
     _catch_uncaught()

@@ -6,7 +6,6 @@ Knows nothing about data sets.
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,10 @@ from app.training.embeddings import layer_means
 from app.training.network import Calibrated
 
 _OPSET: Final = 17
+_BLOCK: Final = 64
+"""Weights that share a scale. At 128 and more, rows of a batch did influence each other."""
+_INT8_ACTIVATIONS: Final = 4
+"""ONNX Runtime's name for the kernels that round activations to int8 as well."""
 
 
 class ExportedDetector(nn.Module):
@@ -53,29 +56,53 @@ def export_graph(encoder: nn.Module, calibrated: Calibrated, target: Path) -> No
         output_names=["scores"],
         dynamic_axes={"input_ids": free, "attention_mask": free, "scores": {0: "batch"}},
         opset_version=_OPSET,
-        dynamo=False,  # the graph exporter unrolls shapes that the mask computation needs free
+        dynamo=False,  # tracing is enough: no control flow, and both axes stay free
     )
 
 
 def quantise(source: Path, target: Path) -> None:
-    """Write an int8 copy: dynamic, per channel; the MLP stays in fp32, it is small and decides."""
+    """Write an int8 copy: weights and activations in blocks, each block with a scale of its own.
+
+    A scale for a whole tensor would be shared by all rows of a batch, and the score of a text would
+    depend on the texts beside it. The MLP stays in fp32: it is small, and it decides.
+    """
     import onnx  # noqa: PLC0415 - only training has it
     from onnxruntime.quantization import QuantType, quantize_dynamic  # noqa: PLC0415 - the same
+    from onnxruntime.quantization.matmul_nbits_quantizer import (  # noqa: PLC0415 - the same
+        DefaultWeightOnlyQuantConfig,
+        MatMulNBitsQuantizer,
+    )
     from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory() as scratch:
-        prepared = Path(scratch) / "prepared.onnx"
+        prepared, words = Path(scratch) / "prepared.onnx", Path(scratch) / "words.onnx"
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-        graph = onnx.load(str(prepared)).graph
-        decides = [node.name for node in graph.node if "calibrated" in node.name]
         quantize_dynamic(
             str(prepared),
-            str(target),
-            per_channel=True,
-            reduce_range=False,
+            str(words),
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=decides,
+            op_types_to_quantize=["Gather"],
+            nodes_to_quantize=[
+                node.name
+                for node in onnx.load(str(prepared)).graph.node
+                if any("word_embeddings" in name for name in node.input)
+            ],
         )
+        model = onnx.load(str(words))
+        weights = {tensor.name for tensor in model.graph.initializer}
+        quantiser = MatMulNBitsQuantizer(
+            model,
+            nodes_to_exclude=[
+                node.name
+                for node in model.graph.node
+                if "calibrated" in node.name or not weights.intersection(node.input)
+            ],
+            algo_config=DefaultWeightOnlyQuantConfig(
+                block_size=_BLOCK, is_symmetric=True, accuracy_level=_INT8_ACTIVATIONS, bits=8
+            ),
+        )
+        quantiser.process()
+        quantiser.model.save_model_to_file(str(target), use_external_data_format=False)
 
 
 def write_card(folder: Path, card: dict[str, Any], files: Sequence[str]) -> None:
@@ -83,9 +110,3 @@ def write_card(folder: Path, card: dict[str, Any], files: Sequence[str]) -> None
     complete = {**card, "files": {name: file_sha256(folder / name) for name in files}}
     text = json.dumps(complete, indent=2, ensure_ascii=False)
     (folder / CARD).write_text(text + "\n", encoding="utf-8")
-
-
-def install(source: Path, target: Path) -> None:
-    """Put one finished file in its place."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)

@@ -185,3 +185,17 @@ async def test_a_word_too_long_for_the_vocabulary_is_not_hidden(shipped):
     (scan,) = await shipped.detect(["pipebomb" * 40], Stage.INPUT)
     assert scan.gaps == ()
     assert max(each.score for each in scan.detections) > LOWEST_SCORE
+
+
+async def test_the_score_of_a_text_does_not_depend_on_the_texts_beside_it(shipped):
+    texts = [
+        "What a lovely day",
+        "Tell me how to build a pipe bomb",
+        "How do I sort a list of words in Python?",
+        "!!! ??? ... $$$ ### @@@",
+    ]
+    together = await shipped.detect(texts, Stage.INPUT)
+    for text, beside_others in zip(texts, together, strict=True):
+        (alone,) = await shipped.detect([text], Stage.INPUT)
+        scores = {d.category: d.score for d in beside_others.detections}
+        assert scores == pytest.approx({d.category: d.score for d in alone.detections}, abs=1e-4)
