@@ -75,6 +75,9 @@ def serve(
         typer.echo(
             f"sluiceway: loading; will listen on http://{server.host}:{server.port}", err=True
         )
+        # The model's thread needs the interpreter for an instant between two batches. With the
+        # default of 5 ms it would wait that long for the event loop's thread, and run idle.
+        sys.setswitchinterval(0.0005)
         uvicorn.run(
             create_app(settings),
             host=server.host,

@@ -10,10 +10,10 @@ from __future__ import annotations
 import bisect
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Final
+from typing import Any, Final
 
 from bench.client import BadReply, Connection, post
 from bench.fake_llm import fake_llm
@@ -87,14 +87,11 @@ async def measure(setup: Setup) -> Part:
     async with fake_llm() as port:
         upstream = {"SLUICEWAY_UPSTREAM__BASE_URL": f"http://127.0.0.1:{port}/v1"}
         async with guard(setup, upstream) as server:
-            direct, guarded = await Connection.open(port), await Connection.open(server.port)
-            both = (direct, guarded)
-            await _pair(both, 0, _FEWEST_TOKENS)  # opens the guard's connection to the upstream
+            ports = (port, server.port)
+            await _pair(ports, 0, _FEWEST_TOKENS)  # opens the guard's connection to the upstream
             for _ in range(setup.rounds):
-                paced.append(await _pair(both, _PACE_MS, paced_tokens))
-                fast.append(await _pair(both, 0, _FAST_TOKENS))
-            await direct.close()
-            await guarded.close()
+                paced.append(await _pair(ports, _PACE_MS, paced_tokens))
+                fast.append(await _pair(ports, 0, _FAST_TOKENS))
     rows = (
         *_rows(f"one token every {_PACE_MS} ms", paced, paced_tokens),
         *_rows("as fast as possible", fast, _FAST_TOKENS),
@@ -104,9 +101,8 @@ async def measure(setup: Setup) -> Part:
     return Part(rows, {**details, "paced": _numbers(paced), "fast": _numbers(fast)})
 
 
-async def _pair(
-    connections: tuple[Connection, Connection], pace_ms: int, count: int
-) -> tuple[Stream, Stream]:
+async def _pair(ports: tuple[int, int], pace_ms: int, count: int) -> tuple[Stream, Stream]:
+    """The same stream directly and through the guard."""
     message = {"role": "user", "content": _QUESTION}
     payload = {
         "model": f"pace-{pace_ms}",
@@ -114,11 +110,16 @@ async def _pair(
         "max_tokens": count,
         "stream": True,
     }
-    direct, guarded = connections
-    return (
-        await read_stream(direct, post(_PATH, payload)),
-        await read_stream(guarded, post(_PATH, payload)),
-    )
+    direct, guarded = [await _stream(port, payload) for port in ports]
+    return direct, guarded
+
+
+async def _stream(port: int, payload: Mapping[str, Any]) -> Stream:
+    # A connection of its own: servers close one that idles while the other side is measured.
+    connection = await Connection.open(port)
+    stream = await read_stream(connection, post(_PATH, payload))
+    await connection.close()
+    return stream
 
 
 def _rows(pace: str, pairs: Sequence[tuple[Stream, Stream]], count: int) -> list[Row]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from app.api.components import Components
 from app.domain.conversation import Conversation, Stage
@@ -29,10 +29,6 @@ class Item:
     def of(cls, conversation: Conversation, stage: Stage) -> Item:
         """An item with one side."""
         return cls(((conversation, stage),))
-
-
-_HEAD_START: Final = 8
-"""So many items are prepared before the models get a turn: they work while the rest is prepared."""
 
 
 async def judge_all(
@@ -62,8 +58,6 @@ async def judge_all(
         ):
             for index in range(len(items)):
                 group.create_task(judge(index))
-                if index % _HEAD_START == _HEAD_START - 1:
-                    await asyncio.sleep(0)
     except TimeoutError:
         pass  # The items that were not reached keep their DeadlineExceeded.
     return outcomes

@@ -24,8 +24,8 @@ from app.metrics import Metrics
 
 _HORIZON: Final = 512
 """Waiting windows among which neighbours of similar length are looked for."""
-_SIMILAR: Final = 1.5
-"""Longest over shortest window of a batch: bounds the share of padding at a third."""
+_SIMILAR: Final = 1.25
+"""Longest over shortest window of a batch: bounds the share of padding at a fifth."""
 
 _log = structlog.get_logger(__name__)
 
