@@ -13,9 +13,9 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
+from app.domain.chunker import windows
 from app.inference.artefact import load_artefact
 from app.inference.onnx_backend import OnnxBackend
-from app.inference.tokenizer import windows
 from bench.process import Partner, partner
 from bench.setup import Setup
 from bench.texts import make_texts

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.domain.categories import Category
+from app.domain.chunker import windows
 from app.domain.conversation import Stage
 from app.domain.detection import Detection, OperatingPoint, Scan
 from app.inference.artefact import Artefact
 from app.inference.backend import Backend, Encoding
-from app.inference.tokenizer import windows
 from app.metrics import Metrics
 
 LOWEST_SCORE: Final = 0.02

@@ -43,15 +43,3 @@ class TextTokenizer:
         if found is None:
             raise ConfigurationError(f"the tokenizer has no token {token}")
         return int(found)
-
-
-def windows(length: int, size: int, overlap: int) -> list[tuple[int, int]]:
-    """Cut `length` tokens into overlapping windows `(start, end)` that cover all of them."""
-    spans = []
-    start = 0
-    while start < length:
-        spans.append((start, min(start + size, length)))
-        if start + size >= length:
-            break
-        start += size - overlap
-    return spans

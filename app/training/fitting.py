@@ -16,7 +16,8 @@ import yaml
 from numpy.typing import NDArray
 from torch import nn
 
-from app.inference.tokenizer import TextTokenizer, windows
+from app.domain.chunker import windows
+from app.inference.tokenizer import TextTokenizer
 from app.training import metrics
 from app.training.datasets import Sample
 from app.training.embeddings import EmbeddingCache, embed

@@ -11,9 +11,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from app.domain.chunker import windows
 from app.domain.conversation import Stage
 from app.inference.backend import Backend
-from app.inference.tokenizer import windows
 from app.training.network import CATEGORIES, STAGES
 
 _BATCH_TOKENS: Final = 4096

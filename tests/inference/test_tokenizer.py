@@ -1,4 +1,3 @@
-import itertools
 import json
 
 import pytest
@@ -7,7 +6,7 @@ from hypothesis import strategies as st
 
 from app.domain.detection import Gap, Unscanned
 from app.domain.errors import ConfigurationError
-from app.inference.tokenizer import TextTokenizer, windows
+from app.inference.tokenizer import TextTokenizer
 
 SHIPPED = "models/prompt-detector/tokenizer.json"
 
@@ -69,12 +68,3 @@ def test_every_visible_character_is_a_token_or_a_gap(tokenizer, text):
     covered = {index for start, end in encoding.offsets for index in range(start, end)}
     # Letters and digits carry text; the normaliser drops control characters and lone accents.
     assert all(index in covered for index, mark in enumerate(text) if mark.isalnum())
-
-
-@given(st.integers(0, 500), st.integers(2, 60), st.data())
-def test_windows_cover_everything_and_overlap(length, size, data):
-    overlap = data.draw(st.integers(0, size - 1))
-    spans = windows(length, size, overlap)
-    assert {index for start, end in spans for index in range(start, end)} == set(range(length))
-    assert all(0 < end - start <= size for start, end in spans)
-    assert all(before[1] - after[0] == overlap for before, after in itertools.pairwise(spans))
