@@ -1,7 +1,7 @@
 """Trains and exports the toxic prompt detector: the work behind `sluiceway train prompt-detector`.
 
 Knows nothing about serving. The method is ToxicDetector's (arXiv 2408.11727) on a sentence encoder.
-Same data, same seed, same machine: same numbers.
+The seed is fixed, yet two full runs were seen to agree only roughly; the cause is not known.
 """
 
 from __future__ import annotations
