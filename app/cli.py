@@ -192,7 +192,7 @@ def train_prompt_detector(
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 7,
 ) -> None:
     """Train the toxic prompt detector and export it."""
-    from app.training.prompt_detector import train  # noqa: PLC0415 - an extra
+    from app.training.prompt_detector.trainer import train  # noqa: PLC0415 - an extra
 
     with _told():
         target = out or Settings().models.folder / "prompt-detector"
@@ -208,7 +208,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Also write the table as JSON.")] = None,
 ) -> None:
     """Score the detectors on labelled test sets beside a bag-of-words floor."""
-    from app.training.evaluation import run  # noqa: PLC0415 - an extra
+    from app.training.evaluation.run import run  # noqa: PLC0415 - an extra
 
     with _told():
         run(data, models=Settings().models.folder, limit=limit, out=out)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from app.domain.chunker import windows
 from app.domain.conversation import Stage
 from app.inference.backend import Backend
-from app.training.network import CATEGORIES, STAGES
+from app.training.outputs import CATEGORIES, STAGES
 
 _BATCH_TOKENS: Final = 4096
 

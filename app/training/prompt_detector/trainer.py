@@ -23,11 +23,18 @@ from app.inference.backend import Backend
 from app.inference.onnx_backend import OnnxBackend
 from app.inference.tokenizer import TextTokenizer
 from app.training import metrics
-from app.training.composites import composite_samples
-from app.training.datasets import Corpus, Licences, Sample, labels_of, load_corpus
-from app.training.embeddings import PACKAGE, EmbeddingCache, encoder_files, load_encoder
-from app.training.export import export_graph, quantise, write_card
-from app.training.fitting import (
+from app.training.corpus.composites import composite_samples
+from app.training.corpus.datasets import Corpus, Licences, Sample, labels_of, load_corpus
+from app.training.corpus.templates import SOURCE, template_samples
+from app.training.export import quantise, write_card
+from app.training.outputs import CATEGORIES, STAGES
+from app.training.prompt_detector.embeddings import (
+    PACKAGE,
+    EmbeddingCache,
+    encoder_files,
+    load_encoder,
+)
+from app.training.prompt_detector.fitting import (
     OVERLAP,
     WINDOW,
     calibrate,
@@ -35,10 +42,10 @@ from app.training.fitting import (
     features_of,
     fit,
 )
-from app.training.network import CATEGORIES, STAGES, Calibrated, Shape
+from app.training.prompt_detector.graph import export_graph
+from app.training.prompt_detector.network import Calibrated, Shape
+from app.training.prompt_detector.tokenizer_build import build_tokenizer
 from app.training.scoring import score_texts, stage_scores
-from app.training.templates import SOURCE, template_samples
-from app.training.tokenizer_build import build_tokenizer
 
 NAME: Final = "prompt-detector"
 DETECTOR: Final = "prompt_detector"

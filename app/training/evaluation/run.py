@@ -22,11 +22,11 @@ from app.inference.artefact import Artefact, load_artefact
 from app.inference.backend import Backend
 from app.inference.onnx_backend import OnnxBackend
 from app.training import metrics
-from app.training.datasets import Licences, Sample, labels_of, load_corpus, read_rows
-from app.training.floor import Floor
-from app.training.prompt_detector import NAME, ROLE_OF
+from app.training.corpus.datasets import Licences, Sample, labels_of, load_corpus, read_rows
+from app.training.corpus.templates import template_samples
+from app.training.evaluation.floor import Floor
+from app.training.prompt_detector.trainer import NAME, ROLE_OF
 from app.training.scoring import score_texts, stage_scores
-from app.training.templates import template_samples
 
 _SEED: Final = 7
 _STAGE_OF: Final = {"prompt": Stage.INPUT, "comment": Stage.INPUT, "response": Stage.OUTPUT}

@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from typing import Final
 
-from app.training.datasets import Sample
+from app.training.corpus.datasets import Sample
 
 SOURCE: Final = "composites"
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from app.domain.categories import Category
 from app.domain.conversation import Stage
 from app.domain.errors import ConfigurationError
-from app.training.sources import Source, load_sources
+from app.training.corpus.sources import Source, load_sources
 
 Licences = Literal["open", "all"]
 

@@ -6,10 +6,10 @@ import pytest
 
 from app.domain.categories import Category
 from app.domain.errors import ConfigurationError
-from app.training.composites import composite_samples
-from app.training.datasets import Overlap, Sample, load_corpus, split
-from app.training.sources import Source, load_sources
-from app.training.templates import template_samples
+from app.training.corpus.composites import composite_samples
+from app.training.corpus.datasets import Overlap, Sample, load_corpus, split
+from app.training.corpus.sources import Source, load_sources
+from app.training.corpus.templates import template_samples
 
 RUN_OF_EIGHT = "seven grey geese crossed the frozen river yesterday"
 

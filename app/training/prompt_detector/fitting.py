@@ -19,11 +19,10 @@ from torch import nn
 from app.domain.chunker import windows
 from app.inference.tokenizer import TextTokenizer
 from app.training import metrics
-from app.training.datasets import Sample
-from app.training.embeddings import EmbeddingCache, embed
-from app.training.network import (
-    CATEGORIES,
-    STAGES,
+from app.training.corpus.datasets import Sample
+from app.training.outputs import CATEGORIES, STAGES
+from app.training.prompt_detector.embeddings import EmbeddingCache, embed
+from app.training.prompt_detector.network import (
     Calibrated,
     ConceptFeatures,
     ConceptNetwork,

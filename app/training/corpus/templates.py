@@ -14,7 +14,7 @@ from typing import Any, Final
 import yaml
 
 from app.domain.categories import Category
-from app.training.datasets import Sample
+from app.training.corpus.datasets import Sample
 
 SOURCE: Final = "templates"
 

@@ -13,23 +13,12 @@ is learnt and costs nothing when the model runs.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 from torch import nn
 from typing_extensions import override
 
-from app.domain.categories import Category
-from app.domain.conversation import Stage
-
-STAGES: Final = (Stage.INPUT, Stage.OUTPUT)
-CATEGORIES: Final = tuple(
-    category
-    for category in Category
-    if category
-    not in {Category.PROFANITY, Category.PERSONAL_DATA, Category.SECRETS, Category.BLOCKLIST}
-)
-"""What a model can learn; the others belong to word lists and patterns."""
+from app.training.outputs import CATEGORIES, STAGES
 
 
 @dataclass(frozen=True, slots=True)

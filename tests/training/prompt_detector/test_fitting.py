@@ -3,8 +3,9 @@ import pytest
 import torch
 
 from app.domain.categories import Category
-from app.training.fitting import Features, calibrate, fit, logits_of
-from app.training.network import CATEGORIES, STAGES, ConceptNetwork, Shape, masked_loss
+from app.training.outputs import CATEGORIES, STAGES
+from app.training.prompt_detector.fitting import Features, calibrate, fit, logits_of
+from app.training.prompt_detector.network import ConceptNetwork, Shape, masked_loss
 
 SMALL = Shape(rank=2, hidden=16, narrow=8, dropout=0.0)
 LAYERS, WIDTH = 2, 12

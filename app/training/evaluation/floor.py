@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from app.domain.conversation import Stage
-from app.training.datasets import Sample, labels_of
+from app.training.corpus.datasets import Sample, labels_of
 from app.training.metrics import Scores
 
 

@@ -1,0 +1,1 @@
+"""The labelled data: which sets are used, how they are read, cleaned, mixed and disguised."""

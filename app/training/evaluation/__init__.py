@@ -1,0 +1,1 @@
+"""The referee: test sets, figures of merit and reports: `sluiceway eval`."""
