@@ -20,15 +20,24 @@ _BATCH_TOKENS: Final = 4096
 
 
 def score_texts(
-    backend: Backend, texts: Sequence[str], *, window: int, overlap: int
+    backend: Backend,
+    texts: Sequence[str],
+    *,
+    window: int,
+    overlap: int,
+    before: Sequence[Sequence[int]] | None = None,
 ) -> NDArray[np.float32]:
-    """The highest score of each output over the windows of each text: (texts, outputs)."""
+    """The highest score of each output over the windows of each text: (texts, outputs).
+
+    `before` are token ids that go in front of every window of a text: its context.
+    """
     pieces: list[list[int]] = []
     owner: list[int] = []
     for index, text in enumerate(texts):
         ids = backend.encode(text).ids or [0]
+        head = list(before[index]) if before is not None else []
         for start, end in windows(len(ids), window, overlap):
-            pieces.append(ids[start:end])
+            pieces.append(head + ids[start:end])
             owner.append(index)
     order = sorted(range(len(pieces)), key=lambda index: len(pieces[index]))
     best: NDArray[np.float32] | None = None

@@ -14,7 +14,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -39,7 +39,10 @@ _UNKNOWN: Final = math.nan
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One labelled text. A label is 1.0, 0.0 or NaN where the source does not say."""
+    """One labelled text. A label is 1.0, 0.0 or NaN where the source does not say.
+
+    `context` is the prompt that a response answers.
+    """
 
     text: str
     source: str
@@ -47,6 +50,7 @@ class Sample:
     on_output: float
     categories: tuple[Category, ...] = ()
     role: str = "prompt"
+    context: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,17 @@ class Corpus:
     dev: list[Sample]
     sources: tuple[SourceFacts, ...]
     overlap_removed: dict[str, int]
+    duplicates_removed: int = 0
+
+    @property
+    def summary(self) -> str:
+        """One paragraph for people: sizes, and what was removed."""
+        return (
+            f"{len(self.train)} training rows, {len(self.held_out)} held out, {len(self.dev)} dev;"
+            f" {self.duplicates_removed} duplicates removed; {sum(self.overlap_removed.values())}"
+            " rows removed because they equal a text of test or dev or share a run of"
+            f" {RUN} words with one: {self.overlap_removed}"
+        )
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -95,8 +110,10 @@ class Overlap:
         self._runs: set[int] = set()
 
     def add(self, text: str) -> None:
-        """Remember `text`."""
+        """Remember `text`; one without words is no text."""
         words = words_of(text)
+        if not words:
+            return
         self._texts.add("".join(words))
         self._runs.update(runs_of(words))
 
@@ -119,20 +136,25 @@ def load_corpus(
     for path in sorted((data / "test").glob("*.jsonl.gz")):
         for row in read_rows(path):
             overlap.add(row["text"])
+            overlap.add(row.get("context") or "")
     dev = [sample for path in sorted((data / "dev").glob("*.jsonl.gz")) for sample in _dev(path)]
     for sample in dev:
         overlap.add(sample.text)
+        overlap.add(sample.context)
 
     samples: list[Sample] = []
     facts: list[SourceFacts] = []
     removed: Counter[str] = Counter()
     seen: set[str] = set()
+    duplicates = 0
     for source in load_sources():
         entry = manifest.get(source.name)
         if entry is None or (licences == "open" and not entry["open_licence"]):
             continue
         rows = _source_samples(data / "train" / f"{source.name}.jsonl.gz", source, seed)
+        before = sum(removed.values())
         kept = _unseen(rows, overlap, seen, removed)
+        duplicates += len(rows) - len(kept) - (sum(removed.values()) - before)
         samples += kept
         facts.append(
             SourceFacts(source.name, entry["licence"], bool(entry["open_licence"]), len(kept))
@@ -144,7 +166,7 @@ def load_corpus(
     train, held_out = split(samples)
     train += own
     random.Random(seed).shuffle(train)  # noqa: S311 - reproducible order, not a secret
-    return Corpus(train, held_out, dev, tuple(facts), dict(removed))
+    return Corpus(train, held_out, dev, tuple(facts), dict(removed), duplicates)
 
 
 def labels_of(samples: Sequence[Sample], stage: Stage) -> NDArray[np.float64]:
@@ -188,6 +210,8 @@ def _unseen(
         seen.add(key)
         if overlap.has(sample.text):
             removed[sample.source] += 1
+        elif sample.context and overlap.has(sample.context):
+            kept.append(replace(sample, context=""))
         else:
             kept.append(sample)
     return kept
@@ -238,6 +262,7 @@ def _sample(row: dict[str, Any], source: Source, labels: frozenset[str]) -> Samp
         on_output=label if side in {"output", "both"} else _UNKNOWN,
         categories=source.our_categories(labels) if unsafe else (),
         role=row["role"],
+        context=(row.get("context") or "") if row["role"] == "response" else "",
     )
 
 
@@ -252,4 +277,5 @@ def _dev(path: Path) -> Iterator[Sample]:
             on_input=label if prompt else _UNKNOWN,
             on_output=_UNKNOWN if prompt else label,
             role=row["role"],
+            context="" if prompt else row.get("context") or "",
         )

@@ -37,6 +37,9 @@ class Source:
     without: frozenset[str] = frozenset()
     per_label: Mapping[str, int] = field(default_factory=dict)
     cap: int | None = None
+    axes: tuple[Category, ...] = ()
+    weight: float = 1.0
+    smoothing: float = 0.02
 
     def admits(self, labels: frozenset[str], *, unsafe: bool) -> bool:
         """Whether a row with these labels of the source is used at all."""
@@ -66,4 +69,5 @@ def _source(name: str, entry: dict[str, Any]) -> Source:
         label: tuple(map(Category, mapped)) for label, mapped in entry.pop("labels", {}).items()
     }
     categories = tuple(map(Category, entry.pop("categories", ())))
-    return Source(name, categories=categories, labels=labels, **rest, **entry)
+    axes = tuple(map(Category, entry.pop("axes", ())))
+    return Source(name, categories=categories, axes=axes, labels=labels, **rest, **entry)

@@ -92,7 +92,7 @@ def train(
 
     # 1) Data.
     corpus = load_corpus(data, licences=licences, seed=seed, extra=template_samples())
-    _print_corpus(corpus)
+    print(corpus.summary)
     kept = EmbeddingCache(cache / "embeddings")
     composites = composite_samples(corpus.train, count=COMPOSITES, seed=seed)
     own = [sample for sample in corpus.train if sample.source == SOURCE]
@@ -145,14 +145,6 @@ def train(
     write_card(out, card, ("model.onnx", "tokenizer.json", BANK))
     (out / "metrics.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     print(json.dumps({"thresholds": card["thresholds"], "metrics": facts}, indent=2))
-
-
-def _print_corpus(corpus: Corpus) -> None:
-    print(
-        f"{len(corpus.train)} training rows, {len(corpus.held_out)} held out,"
-        f" {len(corpus.dev)} dev; {sum(corpus.overlap_removed.values())} rows removed because they"
-        f" overlap with test or dev: {corpus.overlap_removed}"
-    )
 
 
 def _export(

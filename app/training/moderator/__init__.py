@@ -1,0 +1,1 @@
+"""The moderator: one encoder, fine-tuned end to end: `sluiceway train moderator`."""

@@ -1,0 +1,65 @@
+"""Trains every candidate encoder at one budget and compares them on dev and held-out rows.
+
+Knows nothing about export. The budget counts floating-point operations, so it is the same on every
+machine and under every load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from app.training.corpus.datasets import load_corpus
+from app.training.corpus.sources import load_sources
+from app.training.corpus.templates import template_samples
+from app.training.moderator.fitting import Plan, Run, fit
+from app.training.moderator.measuring import evaluator
+from app.training.moderator.mixture import Mixture
+from app.training.moderator.trainer import BATCH_TOKENS, build, probe
+from app.training.moderator.trunks import CANDIDATES, Trunk
+
+TERA: Final = 1e12
+
+
+def compare(
+    data: Path,
+    *,
+    budget: float,
+    candidates: Sequence[str] = tuple(CANDIDATES),
+    cache: Path = Path("cache"),
+    seed: int = 7,
+    threads: int = 1,
+) -> dict[str, Mapping[str, float]]:
+    """Figures of each candidate after `budget` tera-operations of training; prints a table."""
+    torch.set_num_threads(threads)
+    work = cache / "moderator"
+    corpus = load_corpus(data, licences="all", seed=seed, extra=template_samples())
+    sources = {source.name: source for source in load_sources()}
+    found: dict[str, Mapping[str, float]] = {}
+    for name in candidates:
+        network, layout, _ = build(CANDIDATES[name], work, seed=seed)
+        trunk = network.trunk
+        assert isinstance(trunk, Trunk)  # noqa: S101 - for the type checker
+        mixture = Mixture(corpus.train, sources, layout, seed=seed)
+        tokens = sum(len(example.ids) for example in mixture.epoch(0))
+        epochs = budget * TERA / trunk.cost / tokens
+        evaluate = evaluator(probe(corpus), layout)
+        plan = Plan(epochs, BATCH_TOKENS, CANDIDATES[name].rate, evaluations=1)
+        run = Run(work / f"compare-{name}-{seed}-{budget:g}")
+        fit(network, mixture, plan, run, padding=layout.padding, seed=seed, evaluate=evaluate)
+        found[name] = {"epochs": round(epochs, 3), **evaluate(network)}
+        print(name, found[name], flush=True)
+    print(table(found))
+    return found
+
+
+def table(found: Mapping[str, Mapping[str, float]]) -> str:
+    """The figures as a Markdown table, one line for each candidate."""
+    columns = list(dict.fromkeys(column for figures in found.values() for column in figures))
+    lines = [f"| encoder | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for name, figures in found.items():
+        lines.append(f"| {name} | {' | '.join(str(figures.get(c, '')) for c in columns)} |")
+    return "\n".join(lines)
