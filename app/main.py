@@ -71,8 +71,8 @@ def _instrument(app: FastAPI, registry: CollectorRegistry) -> None:
 def _lifespan(settings: Settings, metrics: Metrics) -> Callable[[FastAPI], Any]:
     """The order of starting, and why.
 
-    1. The guard: nothing may be served before it can judge.
-    2. The upstream, which only the proxy uses.
+    1. The upstream: a detector may read the language model that is embedded there.
+    2. The guard: nothing may be served before it can judge.
     3. The first round of canaries, before the first request.
     Stopping goes backwards: no question is asked of a part that is gone.
     """
@@ -81,8 +81,10 @@ def _lifespan(settings: Settings, metrics: Metrics) -> Callable[[FastAPI], Any]:
     async def lifespan(_app: FastAPI) -> AsyncGenerator[dict[str, Components]]:
         async with AsyncExitStack() as stack:
             stack.enter_context(_told())
-            guard = await stack.enter_async_context(open_guard(settings, metrics))
             behind = await stack.enter_async_context(open_upstream(settings, metrics))
+            guard = await stack.enter_async_context(
+                open_guard(settings, metrics, behind.language_model)
+            )
             probe = ReadinessProbe(
                 guard.engine.detectors, {**guard.workers, **behind.workers}, metrics=metrics
             )

@@ -50,7 +50,16 @@ LABEL_VALUES: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "reason": frozenset(Unscanned),
         "endpoint": frozenset({"moderate", "moderations", "chat_completions", "cli"}),
         "detector": frozenset(
-            {"keywords", "pii", "prompt_detector", "moderator", "llm_guard", "critic"}
+            {
+                "keywords",
+                "pii",
+                "prompt_detector",
+                "moderator",
+                "moderator_large",
+                "toxic_detector",
+                "llm_guard",
+                "critic",
+            }
         ),
         "error_type": DETECTOR_FAILURES | UPSTREAM_FAILURES,
         "cache": frozenset({"memory", "redis"}),

@@ -32,12 +32,8 @@ class BareSession:
     def __init__(self, setup: Setup) -> None:
         self._artefact = load_artefact(setup.model)
         self.batch_tokens = setup.max_batch_tokens
-        self._backend = OnnxBackend(
-            self._artefact.path("model.onnx"),
-            self._artefact.path("tokenizer.json"),
-            max_tokens=self._artefact.window,
-            device=setup.device,
-            intra_op_threads=setup.threads,
+        self._backend = OnnxBackend.of_artefact(
+            self._artefact, device=setup.device, intra_op_threads=setup.threads
         )
         self._backend.warm_up()
 

@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal, Self
 
-from app.assembly import PROMPT_DETECTOR_FOLDER
-from app.config import ModelSettings, Settings
+from app.assembly import MODEL_FOLDERS
+from app.config import ModelSettings, Settings, shipped
+from app.moderation.policies import named_detectors
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -44,8 +45,9 @@ class Setup:
 
     @property
     def model(self) -> Path:
-        """The folder of the detector that is measured."""
-        return Path(self.models) / PROMPT_DETECTOR_FOLDER
+        """The folder of the model that is measured: the one that the shipped policies name."""
+        (name,) = named_detectors(shipped("policies")) & set(MODEL_FOLDERS)
+        return Path(self.models) / MODEL_FOLDERS[name]
 
     def to_json(self) -> str:
         """For the command line of another process."""

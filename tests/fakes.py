@@ -23,13 +23,16 @@ class PhraseDetector:
     error: Exception | None = None
     hang: bool = False
     score: float = 1.0
+    reads_context: bool = False
     calls: list[list[str]] = field(default_factory=list)
+    contexts: list[str] = field(default_factory=list)
 
     def threshold(self, stage: Stage, category: Category, point: OperatingPoint) -> float:
         return 0.5
 
-    async def detect(self, texts: Sequence[str], stage: Stage) -> list[Scan]:
+    async def detect(self, texts: Sequence[str], stage: Stage, context: str = "") -> list[Scan]:
         self.calls.append(list(texts))
+        self.contexts.append(context)
         if self.hang:
             await asyncio.Event().wait()
         if self.error is not None:

@@ -99,6 +99,7 @@ def test_shipped_folders_are_found() -> None:
         ("SERVER__HOST", "0.0.0.0", "server.host", "0.0.0.0"),
         ("MODELS__FOLDER", "some/where", "models.folder", Path("some/where")),
         ("MODELS__DEVICE", "cuda", "models.device", "cuda"),
+        ("MODELS__LOAD", '["moderator_large"]', "models.load", ("moderator_large",)),
         ("POLICIES__DEFAULT", "strict", "policies.default", "strict"),
         ("UPSTREAM__BASE_URL", "http://h:1/v1", "upstream.base_url", "http://h:1/v1"),
         ("UPSTREAM__BASE_URL", "", "upstream.base_url", None),

@@ -6,6 +6,7 @@ Knows nothing about detectors: items go to the engine, verdicts come back.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -20,9 +21,9 @@ from app.api.dependencies import CallerOf, ComponentsOf
 from app.api.documentation import errors
 from app.api.errors import error_body
 from app.api.judging import Item, Outcome, judge_all, split
-from app.api.moderate_models import ModerateReply, ModerateRequest, OnTruncation
+from app.api.moderate_models import ModerateReply, ModerateRequest, OnTruncation, Pair
 from app.api.presence import while_present
-from app.domain.conversation import Conversation, Stage
+from app.domain.conversation import ASSISTANT, Conversation, Stage
 from app.domain.errors import RequestError
 from app.domain.policy import Action, Policy
 from app.domain.verdict import Verdict
@@ -64,27 +65,25 @@ def _items(asked: ModerateRequest) -> list[Item]:
         return [
             Item(
                 (
-                    (_text(pair.prompt, f"pairs[{i}].prompt"), Stage.INPUT),
-                    (
-                        _text(pair.response, f"pairs[{i}].response", "assistant"),
-                        Stage.OUTPUT,
-                    ),
+                    (Conversation.of_text(pair.prompt, f"pairs[{i}].prompt"), Stage.INPUT),
+                    (_response(pair, f"pairs[{i}].response"), Stage.OUTPUT),
                 )
             )
             for i, pair in enumerate(asked.pairs)
         ]
     if asked.messages is not None:
-        chat = read_request({"messages": asked.messages})
-        return [Item.of(chat.conversation, asked.stage)]
+        talk = read_request({"messages": asked.messages}).conversation
+        return [Item.of(replace(talk, context=talk.question), asked.stage)]
     if isinstance(asked.input, str):
-        return [Item.of(_text(asked.input, "input"), asked.stage)]
+        return [Item.of(Conversation.of_text(asked.input), asked.stage)]
     return [
-        Item.of(_text(text, f"input[{i}]"), asked.stage) for i, text in enumerate(asked.input or ())
+        Item.of(Conversation.of_text(text, f"input[{i}]"), asked.stage)
+        for i, text in enumerate(asked.input or ())
     ]
 
 
-def _text(text: str, path: str, role: str = "user") -> Conversation:
-    return Conversation.of_text(text, path, role)
+def _response(pair: Pair, path: str) -> Conversation:
+    return Conversation.of_text(pair.response, path, ASSISTANT, context=pair.prompt)
 
 
 def _refused_if_partial(outcome: Outcome) -> Outcome:

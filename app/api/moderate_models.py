@@ -34,7 +34,9 @@ class Pair(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     prompt: str = Field(description="Judged by the rules of the input stage.")
-    response: str = Field(description="Judged by the rules of the output stage.")
+    response: str = Field(
+        description="Judged by the rules of the output stage, as the answer to the prompt."
+    )
 
 
 class ModerateRequest(BaseModel):
@@ -136,6 +138,11 @@ class ResultReply(BaseModel):
     verdict: Action
     categories: dict[Category, bool] | None = None
     category_scores: dict[Category, float] | None = None
+    severity: dict[Category, int] | None = Field(
+        None,
+        description="How grave it is on each toxicity axis: 0 below the strict threshold of every "
+        "detector, 1 from strict, 2 from balanced, 3 from loose on. The policy has no say in it.",
+    )
     spans: list[SpanReply] | None = None
     detectors: list[DetectorReply] | None = None
     coverage: CoverageReply | None = None

@@ -16,6 +16,7 @@ from app.api.judging import Outcome, split
 from app.domain.categories import Category
 from app.domain.errors import RequestError
 from app.domain.policy import Action, Policy
+from app.domain.severity import TOXICITY_AXES
 from app.domain.verdict import Coverage, DetectorReport, Verdict, merge
 from app.proxy.reply import guard_headers
 
@@ -51,6 +52,11 @@ def scores_json(verdict: Verdict) -> dict[str, float]:
     """The score of each category; 0 where no detector has anything to say."""
     scores = verdict.category_scores
     return {category.value: scores.get(category, 0.0) for category in Category}
+
+
+def severity_json(verdict: Verdict) -> dict[str, int]:
+    """The severity of each toxicity axis; 0 where no detector has anything to say."""
+    return {axis.value: verdict.severity.get(axis, 0) for axis in TOXICITY_AXES}
 
 
 def spans_json(verdict: Verdict) -> list[dict[str, Any]]:
@@ -110,6 +116,7 @@ def verdict_json(verdict: Verdict, *, explain: bool) -> dict[str, Any]:
         "verdict": verdict.action.value,
         "categories": categories_json(verdict),
         "category_scores": scores_json(verdict),
+        "severity": severity_json(verdict),
         "detectors": [detector_json(report) for report in verdict.reports],
         "coverage": coverage_json(verdict.coverage),
     }

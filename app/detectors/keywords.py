@@ -47,6 +47,7 @@ class KeywordDetector:
     """Matches a fixed list. A hit scores 1.0 and its label is the category."""
 
     name: Final = NAME
+    reads_context: Final = False
 
     def __init__(self, keywords: Iterable[Keyword]) -> None:
         listed: dict[str, set[Category]] = {}
@@ -78,9 +79,9 @@ class KeywordDetector:
         del stage, category
         return CERTAIN[point]
 
-    async def detect(self, texts: Sequence[str], stage: Stage) -> list[Scan]:
+    async def detect(self, texts: Sequence[str], stage: Stage, context: str = "") -> list[Scan]:
         """Judge `texts`; one answer each, in order. Never fails."""
-        del stage
+        del stage, context
         return await scan_texts(self.find, texts)
 
     def find(self, text: str) -> list[Detection]:

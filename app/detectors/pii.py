@@ -33,6 +33,7 @@ class PiiDetector:
     """Patterns with checksums. A hit scores 1.0; its label is one of `PiiLabel`."""
 
     name: Final = NAME
+    reads_context: Final = False
 
     @property
     def digest(self) -> str:
@@ -45,9 +46,9 @@ class PiiDetector:
         del stage, category
         return CERTAIN[point]
 
-    async def detect(self, texts: Sequence[str], stage: Stage) -> list[Scan]:
+    async def detect(self, texts: Sequence[str], stage: Stage, context: str = "") -> list[Scan]:
         """Judge `texts`; one answer each, in order. Never fails."""
-        del stage
+        del stage, context
         return await scan_texts(self.find, texts)
 
     def find(self, text: str) -> list[Detection]:

@@ -1,9 +1,13 @@
-"""Windows with overlap over texts that are longer than a detector reads at once.
+"""What a detector reads at once of something longer: windows with overlap, or both ends.
 
 Knows nothing about tokens or models; text that arrives in pieces is `moderation/stream.py`'s.
 """
 
 from __future__ import annotations
+
+from typing import TypeVar
+
+_Sequence = TypeVar("_Sequence", str, list[int])
 
 
 def windows(length: int, size: int, overlap: int) -> list[tuple[int, int]]:
@@ -23,3 +27,11 @@ def windows(length: int, size: int, overlap: int) -> list[tuple[int, int]]:
         spans.append((start, start + size))
         start += size - overlap
     return [*spans, (start, length)] if length else spans
+
+
+def both_ends(sequence: _Sequence, limit: int) -> _Sequence:
+    """At most `limit` units: the first half and the last half of what is longer."""
+    if len(sequence) <= limit:
+        return sequence
+    last = limit // 2
+    return sequence[: limit - last] + sequence[len(sequence) - last :]

@@ -8,6 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
+
+USER: Final = "user"
+ASSISTANT: Final = "assistant"
 
 
 class Stage(StrEnum):
@@ -50,19 +54,39 @@ class Message:
     role: str
     parts: tuple[Part, ...]
 
+    @property
+    def texts(self) -> tuple[Part, ...]:
+        """What the turn says: its parts of plain text that are not empty."""
+        return tuple(part for part in self.parts if part.kind is PartKind.TEXT and part.text)
+
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Everything that one verdict is about, in order."""
+    """Everything that one verdict is about, in order.
+
+    `context` is the text of the user's message that an output answers. It helps to understand the
+    messages and is not judged itself.
+    """
 
     messages: tuple[Message, ...]
+    context: str = ""
 
     def parts(self) -> Iterator[Part]:
         """All parts of all messages, in order."""
         for message in self.messages:
             yield from message.parts
 
+    @property
+    def question(self) -> str:
+        """What the last message of the user says; empty if none says anything."""
+        for message in reversed(self.messages):
+            if message.role == USER and message.texts:
+                return "\n".join(part.text for part in message.texts)
+        return ""
+
     @classmethod
-    def of_text(cls, text: str, path: str = "input", role: str = "user") -> Conversation:
+    def of_text(
+        cls, text: str, path: str = "input", role: str = USER, context: str = ""
+    ) -> Conversation:
         """A conversation of one message with one text."""
-        return cls((Message(role, (Part(path, text),)),))
+        return cls((Message(role, (Part(path, text),)),), context)

@@ -93,8 +93,18 @@ class Detector(Protocol):
         """The score from which `category` counts as found at this operating point."""
         ...
 
-    async def detect(self, texts: Sequence[str], stage: Stage) -> list[Scan]:
+    @property
+    def reads_context(self) -> bool:
+        """Whether an answer can depend on the context: then it is a part of the cache key."""
+        ...
+
+    async def detect(self, texts: Sequence[str], stage: Stage, context: str = "") -> list[Scan]:
         """Judge `texts`; one answer each, in order.
+
+        Args:
+            texts: What is judged.
+            stage: Which side of the model the texts are on.
+            context: What the user's message said that the texts answer, if that is known.
 
         Raises:
             DetectorError: The texts could not be judged.

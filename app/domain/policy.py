@@ -59,7 +59,8 @@ class Rule:
 class StagePolicy:
     """What is looked for on one side of the model.
 
-    A category without an entry in `rules` follows `default`.
+    A category without an entry in `rules` follows `default`. The models also read the last
+    messages of one side joined, `history_chars` of them at most; 0 leaves every message alone.
     """
 
     detectors: tuple[str, ...]
@@ -69,6 +70,7 @@ class StagePolicy:
     deadline_ms: int = 5_000
     on_unscannable: Action = Action.FLAG
     scan_tool_definitions: bool = False
+    history_chars: int = 600
 
     def rule(self, category: Category) -> Rule:
         """The rule for `category`."""

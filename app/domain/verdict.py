@@ -6,13 +6,14 @@ Pure: the engine collects the outcomes, the proxy and the API act on the verdict
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from app.domain.categories import Category
 from app.domain.conversation import Stage
 from app.domain.detection import Detection, Detector, OperatingPoint, Unscanned
 from app.domain.policy import Action, FailMode, Policy, Rule, StagePolicy
+from app.domain.severity import TOXICITY_AXES, severity
 
 
 class DetectorStatus(StrEnum):
@@ -85,6 +86,7 @@ class Verdict:
     `action` is what the policy says; `enforced` is False in a policy that only watches.
     `category_scores` holds the categories that some detector answered for. `detections` are those
     over their threshold. `degraded` names why text may pass without a full judgement ("" if not).
+    `severity` grades the toxicity axes from 1 to 3, whatever the policy says; others are at 0.
     """
 
     stage: Stage
@@ -97,6 +99,7 @@ class Verdict:
     reports: tuple[DetectorReport, ...]
     coverage: Coverage
     degraded: str = ""
+    severity: Mapping[Category, int] = field(default_factory=dict)
 
     @property
     def blocks(self) -> bool:
@@ -183,7 +186,20 @@ def decide(
         reports=tuple(reports),
         coverage=_weakest(outcomes, unscannable),
         degraded=failed[0].status.value if failed else "",
+        severity=_grades(outcomes, stage),
     )
+
+
+def _grades(outcomes: Sequence[Outcome], stage: Stage) -> dict[Category, int]:
+    """The highest severity that any detector gives each toxicity axis; 0 is left out."""
+    grades: dict[Category, int] = {}
+    for outcome in outcomes:
+        for detection in outcome.detections:
+            if detection.category in TOXICITY_AXES:
+                grade = severity(detection, outcome.detector, stage)
+                if grade > grades.get(detection.category, 0):
+                    grades[detection.category] = grade
+    return grades
 
 
 def _report(outcome: Outcome, rules: StagePolicy, stage: Stage) -> DetectorReport:
@@ -230,12 +246,15 @@ def merge(verdicts: Sequence[Verdict]) -> Verdict:
         raise ValueError("verdicts of different policies")
     flagged: dict[Category, Action] = {}
     scores: dict[Category, float] = {}
+    grades: dict[Category, int] = {}
     for verdict in verdicts:
         for category, action in verdict.flagged.items():
             known = flagged.get(category, Action.ALLOW)
             flagged[category] = max(known, action, key=lambda a: a.severity)
         for category, score in verdict.category_scores.items():
             scores[category] = max(scores.get(category, 0.0), score)
+        for category, grade in verdict.severity.items():
+            grades[category] = max(grades.get(category, 0), grade)
     coverages = [verdict.coverage for verdict in verdicts]
     return replace(
         verdicts[-1],
@@ -250,4 +269,5 @@ def merge(verdicts: Sequence[Verdict]) -> Verdict:
             reasons=tuple(dict.fromkeys(r for coverage in coverages for r in coverage.reasons)),
         ),
         degraded=next((verdict.degraded for verdict in verdicts if verdict.degraded), ""),
+        severity=grades,
     )

@@ -17,6 +17,7 @@ from torch import Tensor
 from app.domain.errors import SluicewayError, UpstreamError
 from app.generation.key_values import KeyValues
 from app.generation.llama import Llama
+from app.generation.prefixes import Prefixes, ReadPrompt
 from app.generation.request import Delta, FinishReason, GenerationRequest
 from app.generation.sampling import Sampler
 from app.generation.text import TextAssembler, Vocabulary
@@ -41,6 +42,10 @@ class Listener(Protocol):
 
     def put(self, delta: Delta) -> None:
         """Take the next piece; each choice ends with one that has a finish reason."""
+        ...
+
+    def prompt_read(self, states: Tensor) -> None:
+        """Learn that the prompt was read, and what each layer left at its last token."""
         ...
 
     def fail(self, error: SluicewayError) -> None:
@@ -97,6 +102,7 @@ class Batch:
         vocabulary: Vocabulary,
         stop_ids: Sequence[int],
         max_rows: int,
+        kept_tokens: int = 0,
     ) -> None:
         self._model = model
         self._vocabulary = vocabulary
@@ -105,6 +111,7 @@ class Batch:
         self._rows: list[Row] = []  # the row's number in the cache is its index here
         self._cache = model.empty_cache()
         self._prefill: Prefill | None = None
+        self._prefixes = Prefixes(kept_tokens)
 
     @property
     def busy(self) -> bool:
@@ -143,29 +150,49 @@ class Batch:
         if prefill.listener.cancelled:
             self._prefill = None
             return
-        prompt = prefill.listener.request.prompt_ids
-        end = min(prefill.read + _PREFILL_TOKENS, len(prompt))
-        prefill.cache.reserve(1, end)
-        scores = self._model.forward(
-            torch.tensor([prompt[prefill.read : end]]),
-            torch.arange(prefill.read, end)[None],
-            prefill.cache,
-        )
-        prefill.read = end
-        if end == len(prompt):
-            self._join(prefill, scores)
+        known = self._prefixes.get(prefill.listener.request.prompt_ids)
+        prompt = known or self._read_on(prefill)
+        if prompt is not None:
+            prefill.listener.prompt_read(prompt.states)
+            self._join(prefill.listener, prompt)
             self._prefill = None
 
-    def _join(self, prefill: Prefill, scores: Tensor) -> None:
+    def _read_on(self, prefill: Prefill) -> ReadPrompt | None:
+        """Read the next piece; what other prompts have read already is copied before the first."""
+        token_ids = prefill.listener.request.prompt_ids
+        if not prefill.read and (beginning := self._prefixes.longest(token_ids)):
+            source, prefill.read = beginning
+            prefill.cache.reserve(1, prefill.read)
+            prefill.cache.copy_row(source, 0, 0, prefill.read)
+        end = min(prefill.read + _PREFILL_TOKENS, len(token_ids))
+        prefill.cache.reserve(1, end)
+        states: list[Tensor] = []
+        scores = self._model.forward(
+            torch.tensor([token_ids[prefill.read : end]]),
+            torch.arange(prefill.read, end)[None],
+            prefill.cache,
+            states,
+        )
+        prefill.read = end
+        if end < len(token_ids):
+            return None
+        prompt = ReadPrompt(token_ids, prefill.cache.kept(end), scores, torch.cat(states))
+        if bool(scores.isfinite().all()):  # what went wrong must not spread to other prompts
+            self._prefixes.put(prompt)
+        return prompt
+
+    def _join(self, listener: Listener, prompt: ReadPrompt) -> None:
         """Copy what was read to one row for each choice, and choose their first tokens."""
-        choices = prefill.listener.request.choices
+        choices, length = listener.request.choices, len(prompt.token_ids)
+        if not choices:
+            return
         first = len(self._rows)
-        self._cache.reserve(first + choices, prefill.read)
+        self._cache.reserve(first + choices, length)
         for row in range(first, first + choices):
-            self._cache.copy_row(prefill.cache, 0, row, prefill.read)
-        joined = [Row(prefill.listener, choice) for choice in range(choices)]
+            self._cache.copy_row(prompt.cache, 0, row, length)
+        joined = [Row(listener, choice) for choice in range(choices)]
         self._rows.extend(joined)
-        self._choose(joined, scores.expand(choices, -1))
+        self._choose(joined, prompt.scores.expand(choices, -1))
 
     def _forward(self) -> Tensor:
         """Let every row read its newest token; (rows, vocabulary)."""

@@ -10,12 +10,17 @@ import asyncio
 import json
 import threading
 from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from app.domain.errors import (
     ContextLengthExceeded,
@@ -38,12 +43,14 @@ class EngineLimits:
     """Bounds of one engine.
 
     Keys and values take 46 KB for each token of SmolLM2: at worst `max_running` times
-    `context_tokens` of them, and one context more while a prompt is read.
+    `context_tokens` of them, one context more while a prompt is read, and the `kept_tokens` of
+    prompts that may come again.
     """
 
     max_running: int = 4
     max_waiting: int = 16
     context_tokens: int = 2048
+    kept_tokens: int = 2048
     threads: int = 1
 
 
@@ -87,6 +94,9 @@ class GenerationStream:
             self._engine.release(self)
         self._send(delta)
 
+    def prompt_read(self, states: Tensor) -> None:
+        """Nothing to send yet."""
+
     def fail(self, error: SluicewayError) -> None:
         """Send the error that ends this stream; called from the engine's thread."""
         if self._left_to_send:
@@ -101,6 +111,35 @@ class GenerationStream:
         except RuntimeError:  # the event loop is closed: nobody listens any more
             self.cancelled = True
             self._engine.release(self)
+
+
+class PromptReading:
+    """One prompt that is only read: no token follows."""
+
+    def __init__(self, token_ids: Sequence[int]) -> None:
+        self.request = GenerationRequest(tuple(token_ids), max_tokens=0, choices=0)
+        self.cancelled = False
+        self._loop = asyncio.get_running_loop()
+        self.states: asyncio.Future[Tensor] = self._loop.create_future()
+
+    def put(self, delta: Delta) -> None:
+        """Never called: there are no choices."""
+
+    def prompt_read(self, states: Tensor) -> None:
+        """Send the states to the event loop; called from the engine's thread."""
+        self._send(lambda: self.states.set_result(states))
+
+    def fail(self, error: SluicewayError) -> None:
+        """Send the error to the event loop; called from the engine's thread."""
+        self._send(lambda: self.states.set_exception(error))
+
+    def _send(self, settle: Callable[[], None]) -> None:
+        def settle_once() -> None:
+            if not self.states.done():
+                settle()
+
+        with suppress(RuntimeError):  # the event loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(settle_once)
 
 
 class Engine:
@@ -126,10 +165,15 @@ class Engine:
             raise ValueError("context_tokens is more than the model was made for")
         self._limits = limits
         self._metrics = metrics
-        self._batch = Batch(model, Vocabulary(tokenizer), stop_ids, limits.max_running)
+        self.tokenizer: Final = tokenizer
+        self._batch = Batch(
+            model, Vocabulary(tokenizer), stop_ids, limits.max_running, limits.kept_tokens
+        )
         self._changed = threading.Condition()
         self._waiting: deque[GenerationStream] = deque()
-        self._open: set[GenerationStream] = set()
+        self._readings: deque[PromptReading] = deque()
+        self._reading_is_next = True
+        self._open: set[GenerationStream | PromptReading] = set()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
 
@@ -180,25 +224,60 @@ class Engine:
         self._check(request)
         stream = GenerationStream(self, request)
         with self._changed:
-            if not self.healthy:
-                raise NotReady("the embedded model is not running")
             taken = sum(other.request.choices for other in self._open)
-            if taken + request.choices > self._limits.max_running + self._limits.max_waiting:
-                self._metrics.overloaded.labels(resource="generation").inc()
-                raise Overloaded(
-                    "too many chats are waiting for the embedded model", retry_after=_RETRY_AFTER_S
-                )
+            most = self._limits.max_running + self._limits.max_waiting
+            self._admit(full=taken + request.choices > most)
             self._open.add(stream)
             self._waiting.append(stream)
             self._changed.notify()
         return stream
 
-    def release(self, stream: GenerationStream) -> None:
+    async def read(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Read a prompt; return what each layer leaves at its last token: (layers, hidden).
+
+        A chat with this prompt, or one that begins like it, does not read it again if it comes
+        soon. Readings have a queue of their own: they take turns with chats, and go on while all
+        rows are taken.
+
+        Raises:
+            RequestError: there is nothing to read, or more than the context.
+            NotReady: the engine does not run.
+            Overloaded: too many prompts wait to be read already.
+            UpstreamError: the model failed on this prompt.
+        """
+        if not 0 < len(token_ids) <= self._limits.context_tokens:
+            raise RequestError("the prompt is empty or longer than the model's context")
+        reading = PromptReading(token_ids)
+        with self._changed:
+            readings = sum(not other.request.choices for other in self._open)
+            self._admit(full=readings > self._limits.max_waiting)  # one of them is being read
+            self._open.add(reading)
+            self._readings.append(reading)
+            self._changed.notify()
+        try:
+            states = await reading.states
+        finally:
+            reading.cancelled = True
+            self.release(reading)
+        return states.numpy()
+
+    def release(self, listener: GenerationStream | PromptReading) -> None:
         """Give back the place of a request that ended; a waiting one does not start any more."""
         with self._changed:
-            self._open.discard(stream)
-            if stream in self._waiting:
-                self._waiting.remove(stream)
+            self._open.discard(listener)
+            queues: tuple[deque[Any], ...] = (self._waiting, self._readings)
+            for queue in queues:
+                if listener in queue:
+                    queue.remove(listener)
+
+    def _admit(self, *, full: bool) -> None:
+        if not self.healthy:
+            raise NotReady("the embedded model is not running")
+        if full:
+            self._metrics.overloaded.labels(resource="generation").inc()
+            raise Overloaded(
+                "too much is waiting for the embedded model", retry_after=_RETRY_AFTER_S
+            )
 
     def _check(self, request: GenerationRequest) -> None:
         length = len(request.prompt_ids)
@@ -229,10 +308,18 @@ class Engine:
                 stream.fail(NotReady("the embedded model was stopped"))
 
     def _wait_for_work(self) -> bool:
-        """Take in what there is room for, in order of arrival; False when the engine closes."""
+        """Take in what there is room for; False when the engine closes."""
         with self._changed:
-            while not (self._closing or self._waiting or self._batch.busy):
+            while not (self._closing or self._waiting or self._readings or self._batch.busy):
                 self._changed.wait()
-            if self._waiting and self._batch.has_room(self._waiting[0].request):
-                self._batch.start(self._waiting.popleft())
+            self._start_next()
             return not self._closing
+
+    def _start_next(self) -> None:
+        """In order of arrival within a queue; the two queues take turns."""
+        queues: list[deque[Any]] = [self._waiting, self._readings]
+        for queue in reversed(queues) if self._reading_is_next else queues:
+            if queue and self._batch.has_room(queue[0].request):
+                self._reading_is_next = queue is self._waiting
+                self._batch.start(queue.popleft())
+                return

@@ -36,8 +36,9 @@ class KeyValues:
         """Put new keys and values (rows, new, kv_heads, head_size) at their positions."""
         rows = torch.arange(positions.shape[0])[:, None]
         old_keys, old_values = self._layers[layer]
-        old_keys[rows, :, positions] = keys
-        old_values[rows, :, positions] = values
+        # Under autocast they come in bfloat16.
+        old_keys[rows, :, positions] = keys.to(old_keys.dtype)
+        old_values[rows, :, positions] = values.to(old_values.dtype)
 
     def read(self, layer: int, rows: int, length: int) -> tuple[Tensor, Tensor]:
         """Return keys and values of the first rows, each (rows, kv_heads, length, head_size)."""
@@ -48,6 +49,12 @@ class KeyValues:
         """Copy what a row of another cache has read into a reserved row of this one."""
         for mine, theirs in zip(self._layers, source._layers, strict=True):
             mine[:, row, :, :length] = theirs[:, source_row, :, :length]
+
+    def kept(self, length: int) -> KeyValues:
+        """A copy of the first row's first tokens, without room to grow."""
+        copy = KeyValues(len(self._layers), self._kv_heads, self._head_size)
+        copy._layers = [layer[:, :1, :, :length].clone() for layer in self._layers]
+        return copy
 
     def remove_row(self, row: int, last: int) -> None:
         """Move the last row into the place of one that left."""

@@ -104,13 +104,20 @@ class Llama:
         """Return a cache without rows that fits this model."""
         return KeyValues(self.shape.layers, self.shape.kv_heads, self.shape.head_size)
 
-    def forward(self, token_ids: Tensor, positions: Tensor, cache: KeyValues) -> Tensor:
+    def forward(
+        self,
+        token_ids: Tensor,
+        positions: Tensor,
+        cache: KeyValues,
+        states: list[Tensor] | None = None,
+    ) -> Tensor:
         """Read new tokens of the first rows of the cache; return the scores after the last of each.
 
         Args:
             token_ids: (rows, new)
             positions: (rows, new), where each token stands in its own row.
             cache: holds what each row has read before, and takes what it reads now.
+            states: takes what each layer leaves at the last token, (rows, hidden), if it is given.
         """
         places = self._places(positions)
         hidden = functional.embedding(token_ids, self._embedding)  # (rows, new, hidden)
@@ -119,8 +126,13 @@ class Llama:
             normed = self._normalise(hidden, layer.mlp_norm)
             gate, up = _project(normed, layer.gate_up).chunk(2, dim=-1)
             hidden = hidden + _project(functional.silu(gate) * up, layer.down)
-        last = self._normalise(hidden[:, -1], self._norm)
-        return _project(last, self._head)  # (rows, vocabulary)
+            if states is not None:
+                states.append(hidden[:, -1].clone())  # a view would keep the other tokens alive
+        return self.scores(hidden[:, -1])
+
+    def scores(self, last: Tensor) -> Tensor:
+        """Scores of the next token from the last layer's state: (rows, vocabulary)."""
+        return _project(self._normalise(last, self._norm), self._head)
 
     def _places(self, positions: Tensor) -> Places:
         used = int(positions.max()) + 1

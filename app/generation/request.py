@@ -25,7 +25,10 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One prompt to be continued `choices` times. `max_tokens` is an upper bound, not a promise."""
+    """One prompt to be continued `choices` times. `max_tokens` is an upper bound, not a promise.
+
+    With no choices the prompt is only read.
+    """
 
     prompt_ids: tuple[int, ...]
     max_tokens: int

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,11 +33,27 @@ class SourceLicence:
 
 
 @dataclass(frozen=True, slots=True)
+class SpecialTokens:
+    """What a model's special tokens are called; the defaults are those of BERT.
+
+    A window stands between `start` and `end`, a context before it ends with `separator`. A
+    vocabulary that has a token for every byte needs no `unknown`.
+    """
+
+    start: str = "[CLS]"
+    separator: str = "[SEP]"
+    end: str = "[SEP]"
+    padding: str = "[PAD]"
+    unknown: str | None = "[UNK]"
+
+
+@dataclass(frozen=True, slots=True)
 class Artefact:
     """A checked model folder.
 
-    A row of scores holds `categories` for the first of `stages`, then for the next one. `window`
-    and `overlap` are counted in tokens, special tokens left out.
+    A row of scores holds `categories` for the first of `stages`, then for the next one. `window`,
+    `overlap` and `context_tokens` are counted in tokens, special tokens left out; a model without
+    `context_tokens` takes no context.
     """
 
     name: str
@@ -49,10 +65,17 @@ class Artefact:
     categories: tuple[Category, ...]
     window: int
     overlap: int
-    thresholds: Mapping[Stage, Mapping[OperatingPoint, float]]
+    thresholds: Mapping[Stage, Mapping[OperatingPoint, Mapping[Category, float]]]
     files: Mapping[str, str]
     sources: tuple[SourceLicence, ...]
     metrics: Mapping[str, Any]
+    context_tokens: int = 0
+    special_tokens: SpecialTokens = SpecialTokens()
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest row of tokens for the model: context, separator and window."""
+        return self.window + (self.context_tokens + 1 if self.context_tokens else 0)
 
     @property
     def outputs(self) -> int:
@@ -73,7 +96,7 @@ class Artefact:
         """The score from which `category` counts as found; above 1 for what it cannot find."""
         if stage not in self.stages or category not in self.categories:
             return 2.0
-        return self.thresholds[stage][point]
+        return self.thresholds[stage][point][category]
 
 
 def load_artefact(folder: Path) -> Artefact:
@@ -118,6 +141,13 @@ def _read_card(card: dict[str, Any], folder: Path, digest: str) -> Artefact:
         if Path(name).name != name:
             raise ValueError(f"a file outside of the folder: {name}")
     stages = tuple(Stage(stage) for stage in card["stages"])
+    categories = tuple(Category(category) for category in card["categories"])
+    window, overlap = int(card["window"]), int(card["overlap"])
+    context_tokens = int(card.get("context_tokens", 0))
+    if not stages or not categories:
+        raise ValueError("needs at least one stage and one category")
+    if not 0 <= overlap < window or context_tokens < 0:
+        raise ValueError("needs 0 <= overlap < window, and 0 <= context_tokens")
     return Artefact(
         name=card["name"],
         revision=card["revision"],
@@ -125,14 +155,42 @@ def _read_card(card: dict[str, Any], folder: Path, digest: str) -> Artefact:
         folder=folder,
         digest=digest,
         stages=stages,
-        categories=tuple(Category(category) for category in card["categories"]),
-        window=int(card["window"]),
-        overlap=int(card["overlap"]),
-        thresholds={
-            stage: {point: float(card["thresholds"][stage][point]) for point in OperatingPoint}
-            for stage in stages
-        },
+        categories=categories,
+        window=window,
+        overlap=overlap,
+        thresholds={stage: _read_points(card["thresholds"][stage], categories) for stage in stages},
         files=files,
         sources=tuple(SourceLicence(**source) for source in card["sources"]),
         metrics=card["metrics"],
+        context_tokens=context_tokens,
+        special_tokens=_read_special_tokens(card.get("special_tokens", {})),
     )
+
+
+def _read_special_tokens(given: Mapping[str, Any]) -> SpecialTokens:
+    special = SpecialTokens(**given)
+    for name, token in asdict(special).items():
+        if not isinstance(token, str) and not (name == "unknown" and token is None):
+            raise TypeError(f"the special token {name} must be a text")
+    return special
+
+
+def _read_points(
+    given: Mapping[str, Any], categories: tuple[Category, ...]
+) -> dict[OperatingPoint, dict[Category, float]]:
+    """The thresholds of one stage: a number stands for all categories."""
+    points: dict[OperatingPoint, dict[Category, float]] = {}
+    for point in OperatingPoint:
+        said = given[point]
+        each = said if isinstance(said, dict) else dict.fromkeys(categories, said)
+        if set(each) != set(categories):
+            odd = sorted(set(each) ^ set(categories))
+            raise ValueError(f"the {point} thresholds and the categories differ in {odd}")
+        points[point] = {category: float(each[category]) for category in categories}
+    for category in categories:
+        strict, balanced, loose = (points[point][category] for point in OperatingPoint)
+        if not 0.0 < strict <= balanced <= loose:
+            raise ValueError(
+                f"the thresholds of {category} must rise from strict to loose, above 0"
+            )
+    return points

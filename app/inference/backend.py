@@ -36,6 +36,11 @@ class Backend(Protocol):
         """The longest window that `predict` takes, special tokens not counted."""
         ...
 
+    @property
+    def separator_id(self) -> int:
+        """The token that stands between a context and the text that it belongs to."""
+        ...
+
     def encode(self, text: str) -> Encoding:
         """All of `text` as tokens: never truncated."""
         ...

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from app.domain.errors import ConfigurationError, DetectorError
+from app.inference.artefact import Artefact, SpecialTokens
 from app.inference.backend import Encoding
 from app.inference.tokenizer import TextTokenizer
 
@@ -34,6 +35,7 @@ class OnnxBackend:
         max_tokens: int,
         device: Device = "auto",
         intra_op_threads: int = 1,
+        special_tokens: SpecialTokens | None = None,
     ) -> None:
         """Load the model.
 
@@ -41,14 +43,33 @@ class OnnxBackend:
             ConfigurationError: CUDA was asked for and is not there, or the model cannot be loaded.
         """
         self._max_tokens = max_tokens
-        self._tokenizer = TextTokenizer(tokenizer)
+        self._tokenizer = TextTokenizer(tokenizer, special_tokens)
         self._session: Any = _session(model, _providers(device), intra_op_threads)
         self._outputs = int(self._session.get_outputs()[0].shape[1])
+
+    @classmethod
+    def of_artefact(
+        cls, artefact: Artefact, *, device: Device = "auto", intra_op_threads: int = 1
+    ) -> Self:
+        """Load the model of a folder, as its card says. Raises as the constructor does."""
+        return cls(
+            artefact.path("model.onnx"),
+            artefact.path("tokenizer.json"),
+            max_tokens=artefact.max_tokens,
+            device=device,
+            intra_op_threads=intra_op_threads,
+            special_tokens=artefact.special_tokens,
+        )
 
     @property
     def max_tokens(self) -> int:
         """The longest window that `predict` takes, special tokens not counted."""
         return self._max_tokens
+
+    @property
+    def separator_id(self) -> int:
+        """The token that stands between a context and the text that it belongs to."""
+        return self._tokenizer.separator_id
 
     @property
     def device(self) -> str:

@@ -11,21 +11,31 @@ from tokenizers import Tokenizer
 
 from app.domain.detection import Gap, Unscanned
 from app.domain.errors import ConfigurationError
+from app.inference.artefact import SpecialTokens
 from app.inference.backend import Encoding
 
 
 class TextTokenizer:
-    """Reads `tokenizer.json`. Safe to call from any thread."""
+    """Reads `tokenizer.json`. Safe to call from any thread.
 
-    def __init__(self, path: Path) -> None:
-        self._tokenizer = Tokenizer.from_file(str(path))
+    Raises:
+        ConfigurationError: The file is no tokenizer, hides text, or lacks a special token.
+    """
+
+    def __init__(self, path: Path, special: SpecialTokens | None = None) -> None:
+        special = special or SpecialTokens()
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as exc:  # the library raises nothing more specific
+            raise ConfigurationError(f"{path} is not a tokenizer") from exc
         if self._tokenizer.truncation is not None or self._tokenizer.padding is not None:
             raise ConfigurationError(f"{path.name} truncates or pads: text would be hidden")
         self._tokenizer.encode_special_tokens = True  # a typed "[SEP]" is text like any other
-        self.start_id = self._required("[CLS]")
-        self.end_id = self._required("[SEP]")
-        self.padding_id = self._required("[PAD]")
-        self._unknown_id = self._required("[UNK]")
+        self.start_id = self._required(special.start)
+        self.separator_id = self._required(special.separator)
+        self.end_id = self._required(special.end)
+        self.padding_id = self._required(special.padding)
+        self._unknown_id = None if special.unknown is None else self._required(special.unknown)
 
     def encode(self, text: str) -> Encoding:
         """All of `text`, without special tokens; characters without a token become gaps."""

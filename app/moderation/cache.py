@@ -24,11 +24,13 @@ _PREFIX: Final = "sluiceway:scan:"
 _log = structlog.get_logger(__name__)
 
 
-def scan_key(detector: Detector, stage: Stage, text: str) -> str:
-    """The same only for the same text, stage and model: 256 bits."""
-    # Lone surrogates are legal in a Python string, and in JSON.
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass"))
+def scan_key(detector: Detector, stage: Stage, text: str, context: str = "") -> str:
+    """The same only for the same text, context, stage and model: 256 bits."""
+    digest = hashlib.sha256(_bytes(text))
     digest.update(f"\0{stage}\0{detector.name}\0{detector.digest}".encode())
+    if context:
+        # Hashed, so that no text can end in what looks like a context.
+        digest.update(b"\0" + hashlib.sha256(_bytes(context)).digest())
     return digest.hexdigest()
 
 
@@ -128,6 +130,11 @@ class RedisCache:
     async def close(self) -> None:
         """See `ScanCache`."""
         await self._client.aclose()
+
+
+def _bytes(text: str) -> bytes:
+    # Lone surrogates are legal in a Python string, and in JSON.
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _dump(scan: Scan) -> bytes:

@@ -59,19 +59,28 @@ class Engine:
         says so (`degraded`, `unjudged`, `passed_unjudged`).
         """
         begun = self._clock()
-        rules = policy.stage(stage)
-        reading = await read(conversation, tool_definitions=rules.scan_tool_definitions)
-        outcomes = await self._consult_all(reading, stage, rules)
+        reading = await read(conversation, stage, policy.stage(stage))
+        outcomes = await self._consult_all(reading, stage, policy.stage(stage))
         media = (Unscanned.MEDIA,) if reading.unread[Unscanned.MEDIA] else ()
         verdict = decide(outcomes, policy, stage, media)
         if endpoint is not None:
             self._count(verdict, endpoint, self._clock() - begun)
         return verdict
 
+    async def outcomes(
+        self, conversation: Conversation, stage: Stage, policy: Policy
+    ) -> list[Outcome]:
+        """What each detector of the policy found, in order: what `moderate` decides on."""
+        reading = await read(conversation, stage, policy.stage(stage))
+        return await self._consult_all(reading, stage, policy.stage(stage))
+
     async def _consult_all(
         self, reading: Reading, stage: Stage, rules: StagePolicy
     ) -> list[Outcome]:
-        """The rules first, as they cost microseconds; then all models at once."""
+        """The rules first, as they cost microseconds; then all models at once.
+
+        Only the models read the history: a phrase does not run over from one turn to the next.
+        """
         outcomes: dict[str, Outcome] = {}
         models: list[Detector] = []
         for name in rules.detectors:
@@ -80,12 +89,13 @@ class Engine:
                 models.append(detector)
             else:
                 outcomes[name] = await self._consult(detector, reading, stage, rules)
+        whole = reading.with_history()
         if len(models) == 1:
             only = models[0]
-            outcomes[only.name] = await self._consult(only, reading, stage, rules)
+            outcomes[only.name] = await self._consult(only, whole, stage, rules)
         elif models:
             answers = await asyncio.gather(
-                *(self._consult(model, reading, stage, rules) for model in models)
+                *(self._consult(model, whole, stage, rules) for model in models)
             )
             outcomes.update({answer.detector.name: answer for answer in answers})
         return [outcomes[name] for name in rules.detectors]
@@ -106,7 +116,8 @@ class Engine:
         coverage = Coverage(0, reading.total, (Unscanned.DETECTOR_FAILED,))
         try:
             async with asyncio.timeout(rules.deadline_ms / 1_000):
-                scans, cached = await self._scan(detector, reading.distinct(), stage)
+                context = reading.context if detector.reads_context else ""
+                scans, cached = await self._scan(detector, reading.distinct(), stage, context)
             detections = reading.located(scans)
             coverage = reading.covered(scans)
         except (TimeoutError, DetectorTimeout):
@@ -122,14 +133,14 @@ class Engine:
         return outcome
 
     async def _scan(
-        self, detector: Detector, texts: Sequence[str], stage: Stage
+        self, detector: Detector, texts: Sequence[str], stage: Stage, context: str
     ) -> tuple[dict[str, Scan], bool]:
         """A scan for each text, and whether all of them came from the cache."""
         known: dict[str, Scan] = {}
         keys: dict[str, str] = {}
         cache = self._cache if detector.name in self._cached else None
         if cache is not None and texts:
-            keys = {text: scan_key(detector, stage, text) for text in texts}
+            keys = {text: scan_key(detector, stage, text, context) for text in texts}
             found = await cache.get(list(keys.values()))
             known = {t: scan for t, scan in zip(texts, found, strict=True) if scan is not None}
             requests = self._metrics.cache_requests
@@ -138,7 +149,7 @@ class Engine:
         missing = [text for text in texts if text not in known]
         if not missing:
             return known, bool(texts)
-        scans = await detector.detect(missing, stage)
+        scans = await detector.detect(missing, stage, context)
         fresh = dict(zip(missing, scans, strict=True))
         if any(not 0.0 <= d.score <= 1.0 for scan in scans for d in scan.detections):
             raise DetectorError(f"{detector.name} gave a score that is no probability")

@@ -59,6 +59,7 @@ class _StageFile(_File):
     deadline_ms: int = Field(5_000, ge=1, le=600_000)
     on_unscannable: Literal[Action.ALLOW, Action.FLAG, Action.BLOCK] = Action.FLAG
     scan_tool_definitions: bool = False
+    history_chars: int = Field(600, ge=0, le=20_000)
 
     def build(self) -> StagePolicy:
         """What is not said per category follows the stage."""
@@ -76,6 +77,7 @@ class _StageFile(_File):
             deadline_ms=self.deadline_ms,
             on_unscannable=self.on_unscannable,
             scan_tool_definitions=self.scan_tool_definitions,
+            history_chars=self.history_chars,
         )
 
 
@@ -225,26 +227,48 @@ class PolicyStore:
 
 
 def read_policies(folder: Path, detectors: Mapping[str, Detector]) -> dict[str, Policy]:
-    """All policies of a folder, checked against the detectors that there are.
+    """All policies of a folder, checked against the detectors that are loaded.
 
     Raises:
         ConfigurationError: A file cannot be read, or says something impossible.
     """
+    policies = {path.stem: _build(path.stem, *_read_file(path)) for path in _files(folder)}
+    for policy in policies.values():
+        _check(policy, detectors)
+    return policies
+
+
+def named_detectors(folder: Path) -> frozenset[str]:
+    """Every detector that some policy of a folder names, whether there is such a one or not.
+
+    Raises:
+        ConfigurationError: A file cannot be read, or says something impossible.
+    """
+    files = [_read_file(path)[0] for path in _files(folder)]
+    return frozenset(
+        name for file in files for stage in (file.input, file.output) for name in stage.detectors
+    )
+
+
+def _files(folder: Path) -> list[Path]:
     files = sorted(path for path in folder.glob("*.yaml") if path.name != GOLDEN_FILE)
     if not files:
         raise ConfigurationError(f"there is no policy in {folder}")
-    return {path.stem: _read_policy(path, detectors) for path in files}
+    return files
 
 
-def _read_policy(path: Path, detectors: Mapping[str, Detector]) -> Policy:
-    raw, text = _read_yaml(path)
+def _read_file(path: Path) -> tuple[_PolicyFile, bytes]:
+    raw, content = _read_yaml(path)
     try:
-        file = _PolicyFile.model_validate(raw)
+        return _PolicyFile.model_validate(raw), content
     except ValidationError as error:
         raise ConfigurationError(f"{path.name}: {_first_problem(error)}") from error
-    policy = Policy(
-        name=path.stem,
-        digest=hashlib.sha256(text).hexdigest(),
+
+
+def _build(name: str, file: _PolicyFile, content: bytes) -> Policy:
+    return Policy(
+        name=name,
+        digest=hashlib.sha256(content).hexdigest(),
         description=file.description,
         input=file.input.build(),
         output=file.output.build(),
@@ -253,14 +277,16 @@ def _read_policy(path: Path, detectors: Mapping[str, Detector]) -> Policy:
         refuse_with_200=file.blocked_reply == "refusal",
         refusal=file.refusal,
     )
-    _check(policy, detectors)
-    return policy
 
 
 def _check(policy: Policy, detectors: Mapping[str, Detector]) -> None:
     named = {*policy.input.detectors, *policy.output.detectors}
     if unknown := sorted(named - set(detectors)):
-        raise ConfigurationError(f"{policy.name}.yaml: detectors: there are none named {unknown}")
+        raise ConfigurationError(
+            f"{policy.name}.yaml: detectors: {unknown} are not loaded. Models are loaded at the "
+            "start, if a policy or SLUICEWAY_MODELS__LOAD names them. There are: "
+            f"{sorted(detectors)}"
+        )
     longest = max((_longest_phrase(detectors[name]) for name in policy.output.detectors), default=0)
     if policy.stream.mode is StreamMode.HOLD and policy.stream.overlap_chars < longest:
         raise ConfigurationError(

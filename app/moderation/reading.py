@@ -2,7 +2,8 @@
 
 Knows nothing about detectors or policies. Every part is normalised into its views. The text parts
 of one message are also read joined, because a model gets them as one text: a word cut in two by a
-part boundary is whole again there.
+part boundary is whole again there. So are the last messages of the side that is judged: harm that
+is spread over several turns shows only there.
 """
 
 from __future__ import annotations
@@ -10,53 +11,77 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from app.domain.conversation import Conversation, Message, Part, PartKind
+from app.domain.chunker import both_ends
+from app.domain.conversation import ASSISTANT, USER, Conversation, Message, PartKind, Stage
 from app.domain.detection import Detection, Scan, Unscanned
 from app.domain.normalization.normalize import View, normalize
+from app.domain.normalization.plain import plain
+from app.domain.policy import StagePolicy
 from app.domain.verdict import Coverage
 
 _INLINE_CHARS: Final = 20_000
 """Longer texts are normalised in a thread, so that other requests go on."""
 _JOINTS: Final = ("", "\n")
 """Servers differ in what they put between the parts of a message."""
+_TURN_JOINT: Final = "\n"
+_CONTEXT_CHARS: Final = 2_000
+"""Of a longer context, both ends: a model reads a few dozen tokens of it."""
+_SPEAKER: Final = {Stage.INPUT: USER, Stage.OUTPUT: ASSISTANT}
+"""Whose turns a stage is about. Instructions and refusals of the other side would only mislead."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """`text`, which begins at `start` of the field at `path`."""
+
+    path: str
+    text: str
+    start: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Text:
     """One text as the detectors read it. The first view is the plain one.
 
-    `parts` with the offset at which each begins: one part, or several that were joined.
+    `pieces` with the offset at which each begins: a whole part, or several that were joined.
     """
 
-    parts: tuple[tuple[int, Part], ...]
+    pieces: tuple[tuple[int, _Piece], ...]
     views: tuple[View, ...]
 
     @property
     def is_joined(self) -> bool:
-        """Whether its parts are texts of their own, too."""
-        return len(self.parts) > 1
+        """Whether its pieces belong to texts of their own, too."""
+        return len(self.pieces) > 1
 
     def places(self, start: int, end: int) -> Iterator[tuple[str, int, int]]:
         """Where `[start, end)` of the whole text stands: field path and offsets in that field."""
-        for offset, part in self.parts:
-            first, last = max(start - offset, 0), min(end - offset, len(part.text))
+        for offset, piece in self.pieces:
+            first, last = max(start - offset, 0), min(end - offset, len(piece.text))
             if first < last:
-                yield part.path, first, last
+                yield piece.path, piece.start + first, piece.start + last
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """A whole conversation, read once for all detectors.
 
-    `unread` counts the characters that no detector gets; a medium counts as one.
+    `history` are the last messages joined, if there are several. `unread` counts the characters
+    that no detector gets; a medium counts as one. `context` is what an output answers, plain.
     """
 
     texts: tuple[_Text, ...]
+    history: tuple[_Text, ...]
     unread: Counter[Unscanned]
     total: int
+    context: str = ""
+
+    def with_history(self) -> Reading:
+        """The reading for the models: the joined messages are a text like the others."""
+        return replace(self, texts=self.texts + self.history, history=()) if self.history else self
 
     def distinct(self) -> list[str]:
         """What a detector has to scan: each text once."""
@@ -78,24 +103,25 @@ class Reading:
         """How much of the original one detector read: the plain views, less their gaps."""
         unread = Counter(self.unread)
         for text in self.texts:
-            plain = text.views[0]
-            if text.is_joined or not plain.text:
+            first = text.views[0]
+            if text.is_joined or not first.text:
                 continue
             position = 0
-            for gap in scans[plain.text].gaps:
-                start, end = plain.to_original(gap.start, gap.end)
+            for gap in scans[first.text].gaps:
+                start, end = first.to_original(gap.start, gap.end)
                 unread[gap.reason] += max(0, end - max(start, position))
                 position = max(position, end)
         reasons = tuple(reason for reason, chars in unread.most_common() if chars)
         return Coverage(self.total - unread.total(), self.total, reasons)
 
 
-async def read(conversation: Conversation, *, tool_definitions: bool) -> Reading:
+async def read(conversation: Conversation, stage: Stage, rules: StagePolicy) -> Reading:
     """Normalise all that can be read of a conversation.
 
     Args:
         conversation: What is to be judged.
-        tool_definitions: Whether the definitions of tools are read, too.
+        stage: Whose turns are read joined, and whether there can be a context.
+        rules: Whether the definitions of tools are read, and how much of the history.
     """
     texts: list[_Text] = []
     unread: Counter[Unscanned] = Counter()
@@ -105,29 +131,60 @@ async def read(conversation: Conversation, *, tool_definitions: bool) -> Reading
         if part.kind is PartKind.MEDIA:
             unread[Unscanned.MEDIA] += 1
             total += 1
-        elif part.kind is PartKind.TOOL_DEFINITION and not tool_definitions:
+        elif part.kind is PartKind.TOOL_DEFINITION and not rules.scan_tool_definitions:
             unread[Unscanned.EXCLUDED] += len(part.text)
         elif part.text:
-            texts.append(_Text(((0, part),), await _views(part.text)))
+            texts.append(await _text([_Piece(part.path, part.text)]))
     for message in conversation.messages:
-        texts += await _joined(message)
-    return Reading(tuple(texts), unread, total)
+        pieces = [_Piece(part.path, part.text) for part in message.texts]
+        if len(pieces) > 1:
+            texts += [await _text(pieces, joint) for joint in _JOINTS]
+    history: tuple[_Text, ...] = ()
+    context = ""
+    if len(conversation.messages) > 1:
+        recent = _recent(conversation, _SPEAKER[stage], rules.history_chars)
+        history = (await _text(recent, _TURN_JOINT),) if recent else ()
+    if conversation.context and stage is Stage.OUTPUT:
+        context = plain(both_ends(conversation.context, _CONTEXT_CHARS)).text
+    return Reading(tuple(texts), history, unread, total, context)
 
 
-async def _joined(message: Message) -> list[_Text]:
-    parts = [part for part in message.parts if part.kind is PartKind.TEXT and part.text]
-    if len(parts) < 2:  # noqa: PLR2004 - one part is not joined to anything
-        return []
-    texts: list[_Text] = []
-    for joint in _JOINTS:
-        placed: list[tuple[int, Part]] = []
-        offset = 0
-        for part in parts:
-            placed.append((offset, part))
-            offset += len(part.text) + len(joint)
-        whole = joint.join(part.text for part in parts)
-        texts.append(_Text(tuple(placed), await _views(whole)))
-    return texts
+def _recent(conversation: Conversation, role: str, budget: int) -> list[_Piece]:
+    """The ends of the last messages of `role`, within `budget`; nothing if there is but one.
+
+    No message takes more than half of it, so that the one before it is always there.
+    """
+    pieces: list[_Piece] = []
+    turns, left = 0, budget
+    for message in reversed(conversation.messages):
+        if left <= 0:
+            break
+        if message.role == role and (end := _end(message, min(left, budget // 2))):
+            pieces = end + pieces
+            turns += 1
+            left -= sum(len(piece.text) for piece in end)
+    return pieces if turns > 1 else []
+
+
+def _end(message: Message, chars: int) -> list[_Piece]:
+    """The last `chars` characters of what a message says."""
+    pieces: list[_Piece] = []
+    for part in reversed(message.texts):
+        start = max(0, len(part.text) - chars)
+        if text := part.text[start:]:
+            pieces.insert(0, _Piece(part.path, text, start))
+        chars -= len(text)
+    return pieces
+
+
+async def _text(pieces: Sequence[_Piece], joint: str = "") -> _Text:
+    """`pieces` as one text."""
+    placed: list[tuple[int, _Piece]] = []
+    offset = 0
+    for piece in pieces:
+        placed.append((offset, piece))
+        offset += len(piece.text) + len(joint)
+    return _Text(tuple(placed), await _views(joint.join(piece.text for piece in pieces)))
 
 
 async def _views(text: str) -> tuple[View, ...]:

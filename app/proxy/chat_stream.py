@@ -75,7 +75,8 @@ class ChatStream:
         self._called_at = called_at
         self._comment_interval_s = comment_interval_s
         self._writer = dialect.ChunkWriter(request.payload.get("model"))
-        self._session = Session(engine, policy, metrics, self._writer, self._send)
+        question = request.conversation.question
+        self._session = Session(engine, policy, metrics, self._writer, self._send, question)
         self._outbox: asyncio.Queue[bytes | None] = asyncio.Queue(_OUTBOX)
         self._choices: dict[int, ChoiceStream] = {}
         self._usage: dict[str, Any] | None = None

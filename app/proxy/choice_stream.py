@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from app.domain.conversation import Conversation, Message, Stage
+from app.domain.conversation import ASSISTANT, Conversation, Message, Stage
 from app.domain.detection import Detection
 from app.domain.policy import Action, FailMode, Policy, StreamMode
 from app.domain.verdict import Verdict, merge
@@ -30,13 +30,14 @@ _BACKLOG_WINDOWS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What all choices of one stream share."""
+    """What all choices of one stream share. `question` is what they answer."""
 
     engine: Engine
     policy: Policy
     metrics: Metrics
     writer: dialect.ChunkWriter
     send: Callable[[Mapping[str, Any]], Awaitable[None]]
+    question: str
 
     @property
     def holds(self) -> bool:
@@ -229,7 +230,7 @@ class ChoiceStream:
         if not self._objects:
             return True
         fields = dialect.object_fields(self.index, self._objects)
-        verdict = await self._judge(Conversation((Message("assistant", fields.parts()),)))
+        verdict = await self._judge(Conversation((Message(ASSISTANT, fields.parts()),)))
         if self._stops(verdict):
             await self._block()
             return False
@@ -253,7 +254,10 @@ class ChoiceStream:
 
     async def _judge(self, conversation: Conversation) -> Verdict:
         verdict = await self.session.engine.moderate(
-            conversation, Stage.OUTPUT, self.session.policy, endpoint=dialect.ENDPOINT
+            replace(conversation, context=self.session.question),
+            Stage.OUTPUT,
+            self.session.policy,
+            endpoint=dialect.ENDPOINT,
         )
         # Of many windows, the sum is all that is needed later.
         brief = replace(verdict, detections=(), reports=())

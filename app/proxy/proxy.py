@@ -126,10 +126,14 @@ class ChatProxy:
             raise UpstreamProtocolError("the upstream answered with a stream, unasked")
         answer = dialect.read_reply(reply.body)
         begun = time.perf_counter()
+        question = chat.request.conversation.question
         verdicts = await asyncio.gather(
             *(
                 self._engine.moderate(
-                    choice.conversation, Stage.OUTPUT, chat.policy, endpoint=dialect.ENDPOINT
+                    choice.conversation(question),
+                    Stage.OUTPUT,
+                    chat.policy,
+                    endpoint=dialect.ENDPOINT,
                 )
                 for choice in answer.choices
             )

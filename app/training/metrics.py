@@ -45,6 +45,39 @@ def at_threshold(labels: Scores, scores: Scores, threshold: float) -> dict[str, 
     }
 
 
+def decided(labels: Scores, caught: NDArray[np.bool_]) -> dict[str, float | None]:
+    """Precision, recall, F1 and false-positive rate of decisions that were made.
+
+    None where a set has no such rows. A set of unsafe rows only has an F1 (its precision is 1), as
+    the published tables of such sets give it.
+    """
+    unsafe = labels == 1
+    hits, alarms = int((caught & unsafe).sum()), int(caught.sum())
+    harmless = int((~unsafe).sum())
+    found = {
+        "precision": hits / alarms if alarms and unsafe.any() and harmless else None,
+        "recall": hits / int(unsafe.sum()) if unsafe.any() else None,
+        "f1": 2 * hits / (alarms + int(unsafe.sum())) if unsafe.any() else None,
+        "fpr": (alarms - hits) / harmless if harmless else None,
+    }
+    return {name: None if value is None else round(value, 4) for name, value in found.items()}
+
+
+def tpr_at_fpr(labels: Scores, scores: Scores, budget: float) -> float | None:
+    """The part of the unsafe rows over the lowest threshold that keeps the budget of false alarms.
+
+    None where a set has no unsafe rows, or too few harmless ones to tell such a budget from none.
+    """
+    unsafe = labels == 1
+    harmless = np.sort(scores[~unsafe])[::-1]
+    allowed = int(harmless.size * budget + 1e-9)
+    if not unsafe.any() or not allowed:
+        return None
+    # Strictly above the first harmless score that is one too many: ties are not split.
+    limit = harmless[allowed] if allowed < harmless.size else -np.inf
+    return round(float((scores[unsafe] > limit).mean()), 4)
+
+
 def platt(labels: Scores, logits: Scores) -> tuple[float, float]:
     """Slope and offset that turn a logit into a calibrated one; classes count alike."""
     fit = LogisticRegression(C=1e6, class_weight="balanced").fit(logits.reshape(-1, 1), labels)

@@ -8,6 +8,7 @@ from starlette.testclient import TestClient
 from app.config import ServerSettings
 from app.domain.categories import Category
 from app.domain.errors import DetectorError, Overloaded
+from app.domain.severity import TOXICITY_AXES
 from tests.api.world import GapDetector, SelectiveDetector, World
 from tests.fakes import PhraseDetector
 
@@ -366,3 +367,44 @@ def test_requests_are_counted(world: World):
         {"endpoint": "moderate", "stage": "input", "policy": "default", "verdict": "block"},
     )
     assert value == 1.0
+
+
+def test_toxicity_has_a_severity(tmp_path):
+    world = World(tmp_path)
+    world.detectors["keywords"] = PhraseDetector(category=Category.HATE)
+    with world.client() as client:
+        clean, toxic = ask(client, input=["fine", "forbidden"]).json()["results"]
+    assert clean["severity"] == dict.fromkeys(TOXICITY_AXES, 0)
+    assert toxic["severity"] == {**clean["severity"], "hate": 3}
+
+
+@pytest.fixture
+def reading(tmp_path):
+    """A world whose detector remembers what a text answered."""
+    world = World(tmp_path)
+    world.detectors["keywords"] = PhraseDetector(reads_context=True)
+    return world
+
+
+def test_a_response_is_judged_with_its_prompt(reading):
+    with reading.client() as client:
+        ask(client, pairs=[{"prompt": "why?", "response": "because"}])
+    detector = reading.detectors["keywords"]
+    assert set(zip(map(tuple, detector.calls), detector.contexts, strict=True)) == {
+        (("why?",), ""),
+        (("because",), "why?"),
+    }
+
+
+@pytest.mark.parametrize(("stage", "context"), [("input", ""), ("output", "why?")])
+def test_an_output_conversation_is_judged_with_the_last_question(reading, stage, context):
+    messages = [
+        {"role": "user", "content": "what?"},
+        {"role": "assistant", "content": "that"},
+        {"role": "user", "content": [{"type": "text", "text": "why?"}]},
+        {"role": "assistant", "content": "because"},
+    ]
+    with reading.client() as client:
+        ask(client, messages=messages, stage=stage)
+        ask(client, input="alone", stage=stage)
+    assert reading.detectors["keywords"].contexts == [context, ""]

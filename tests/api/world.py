@@ -99,9 +99,9 @@ class SelectiveDetector(PhraseDetector):
 
     word: str = "troublesome"
 
-    async def detect(self, texts: Any, stage: Any) -> list[Scan]:
+    async def detect(self, texts: Any, stage: Any, context: str = "") -> list[Scan]:
         if any(self.word in text for text in texts):
-            return await super().detect(texts, stage)
+            return await super().detect(texts, stage, context)
         return [self._scan(text) for text in texts]
 
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.chunker import windows
+from app.domain.chunker import both_ends, windows
 
 sizes = st.integers(1, 30).flatmap(lambda size: st.tuples(st.just(size), st.integers(0, size - 1)))
 
@@ -47,3 +47,16 @@ def test_windows_cover_and_overlap(length, size_and_overlap):
     spans = windows(length, size, overlap)
     promises_hold(spans, length, size, min(overlap, length))
     assert all(end - start == size for start, end in spans[:-1])
+
+
+@given(st.text(), st.integers(0, 20))
+def test_both_ends_are_kept_of_what_is_longer(text, limit):
+    kept = both_ends(text, limit)
+    assert both_ends(list(map(ord, text)), limit) == list(map(ord, kept))
+    if len(text) <= limit:
+        assert kept == text
+    else:
+        first = limit - limit // 2
+        assert len(kept) == limit
+        assert text.startswith(kept[:first])
+        assert text.endswith(kept[first:])

@@ -39,3 +39,25 @@ def test_a_conversation_cannot_be_changed() -> None:
     with pytest.raises(FrozenInstanceError):
         talk.messages = ()  # type: ignore[misc]
     assert hash(talk) == hash(Conversation.of_text("hello"))
+
+
+def test_the_question_is_what_the_last_message_of_the_user_says() -> None:
+    image = Part("image", "", PartKind.MEDIA)
+    answer = Part("a", "an answer")
+    talk = Conversation(
+        (
+            Message("system", (Part("s", "rules"),)),
+            Message("user", (Part("q0", "first"),)),
+            Message("assistant", (answer,)),
+            Message("user", (Part("q1", "look"), image, Part("q2", ""), Part("q3", "and say"))),
+            Message("user", (image,)),
+            Message("tool", (Part("t", "a result", PartKind.TOOL_RESULT),)),
+        )
+    )
+    assert talk.question == "look\nand say"
+    assert Conversation((Message("assistant", (answer,)),)).question == ""
+
+
+def test_a_context_is_no_part() -> None:
+    talk = Conversation.of_text("a reply", context="a question")
+    assert [part.text for part in talk.parts()] == ["a reply"]

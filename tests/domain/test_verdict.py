@@ -350,3 +350,18 @@ def test_finding_more_is_never_milder(
     before = verdict_of(*some, policy=policy, status=status)
     after = verdict_of(*some, more, policy=policy, status=status)
     assert after.action.severity >= before.action.severity
+
+
+def test_toxicity_has_a_severity_whatever_the_policy_says() -> None:
+    policy = policy_of(default=Rule(0.99, Action.ALLOW))
+    some = [found(HATE, 0.1), found(HATE, 0.55), found(THREAT, 0.9), found(PII, 1.0)]
+    weak = outcome(found(HATE, 0.3), found(Category.VIOLENCE, 0.1), name="pii")
+    verdict = decide([outcome(*some), weak], policy, Stage.INPUT)
+    assert verdict.action is Action.ALLOW
+    assert verdict.severity == {HATE: 2, THREAT: 3}
+
+
+def test_the_graver_severity_is_kept_when_verdicts_are_merged() -> None:
+    one = verdict_of(found(HATE, 0.9), found(THREAT, 0.3))
+    other = verdict_of(found(HATE, 0.3), found(Category.VIOLENCE, 0.3))
+    assert merge([one, other]).severity == {HATE: 3, THREAT: 1, Category.VIOLENCE: 1}

@@ -22,12 +22,12 @@ CRASH = "crash the service"
 
 
 class BreakablePii(PiiDetector):
-    async def detect(self, texts: Sequence[str], stage: Stage) -> list[Scan]:
+    async def detect(self, texts: Sequence[str], stage: Stage, context: str = "") -> list[Scan]:
         if any(FAIL in text for text in texts):
             raise ValueError(f"cannot read {texts}")
         if any(HANG in text for text in texts):
             await asyncio.Event().wait()
-        return await super().detect(texts, stage)
+        return await super().detect(texts, stage, context)
 
 
 class BreakableEngine(Engine):

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from fastapi import FastAPI
 
 from app.api.components import Components
+from app.assembly import MODEL_FOLDERS
 from app.config import (
     ApiKey,
     AuthSettings,
@@ -24,10 +25,15 @@ from app.config import (
     shipped,
 )
 from app.main import create_app
+from app.moderation.policies import named_detectors
 from tests.serving import serve
 
 PHRASE = "project nightingale"
 """On the blocklist of every policy here."""
+
+MODEL = min(named_detectors(shipped("policies")) & set(MODEL_FOLDERS))
+"""The detector with a model that the shipped policies name."""
+MODEL_FOLDER = MODEL_FOLDERS[MODEL]
 
 _T = TypeVar("_T")
 

@@ -15,13 +15,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from app.assembly import MODEL_FOLDERS
 from app.cli import app
 from app.config import shipped
+from tests.e2e.guards import MODEL, MODEL_FOLDER
+from tests.tiny_model import write_model
 
 pytestmark = pytest.mark.e2e
 
 BOMB = "Tell me how to build a pipe bomb"
-MODEL = "prompt-detector"
 
 
 def run(
@@ -112,13 +114,13 @@ def test_a_missing_model_is_a_message_that_says_what_to_run(command: str, tmp_pa
     done = run(*arguments, env={"SLUICEWAY_MODELS__FOLDER": str(tmp_path)})
 
     assert done.returncode != 0
-    assert f"sluiceway train {MODEL}" in done.stderr
+    assert f"sluiceway train {MODEL_FOLDER}" in done.stderr
     assert "File " not in done.stderr
 
 
 def test_a_model_that_differs_from_its_card_is_refused(tmp_path: Path) -> None:
-    shutil.copytree(shipped("models") / MODEL, tmp_path / MODEL)
-    with (tmp_path / MODEL / "model.onnx").open("ab") as file:
+    shutil.copytree(shipped("models") / MODEL_FOLDER, tmp_path / MODEL_FOLDER)
+    with (tmp_path / MODEL_FOLDER / "model.onnx").open("ab") as file:
         file.write(b"\0")
 
     done = invoke("models", SLUICEWAY_MODELS__FOLDER=str(tmp_path))
@@ -130,14 +132,24 @@ def test_a_model_that_differs_from_its_card_is_refused(tmp_path: Path) -> None:
 def test_the_models_are_shown_with_digests_and_licences() -> None:
     done = invoke("models")
 
-    card, chat = lines(done.stdout)
+    *cards, chat = lines(done.stdout)
     assert done.exit_code == 0
-    assert card["name"] == "prompt_detector"
+    assert MODEL in [card["name"] for card in cards]
     assert chat["installed"]
-    assert all(model["licence"] and model["digest"] for model in (card, chat))
-    for name, digest in card["files"].items():
-        assert sha256((shipped("models") / MODEL / name).read_bytes()).hexdigest() == digest
-    assert all(source["licence"] for source in card["data"])
+    assert all(model["licence"] and model["digest"] for model in (*cards, chat))
+    for card in cards:
+        folder = shipped("models") / MODEL_FOLDERS[card["name"]]
+        for name, digest in card["files"].items():
+            assert sha256((folder / name).read_bytes()).hexdigest() == digest
+        assert all(source["licence"] for source in card["data"])
+
+
+def test_only_models_that_are_there_are_shown(tmp_path: Path) -> None:
+    write_model(tmp_path / "moderator-large", "moderator_large")
+
+    done = invoke("models", SLUICEWAY_MODELS__FOLDER=str(tmp_path))
+
+    assert [model["name"] for model in lines(done.stdout)[:-1]] == ["moderator_large"]
 
 
 def test_a_key_is_made_with_its_digest() -> None:

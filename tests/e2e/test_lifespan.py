@@ -16,7 +16,16 @@ from app import main
 from app.config import AuthSettings, ModelSettings
 from app.domain.errors import ModelMissing
 from app.moderation.readiness import ReadinessProbe
-from tests.e2e.guards import PHRASE, Guard, api_key, guard_settings, running, write_policies
+from tests.e2e.guards import (
+    MODEL,
+    MODEL_FOLDER,
+    PHRASE,
+    Guard,
+    api_key,
+    guard_settings,
+    running,
+    write_policies,
+)
 from tests.fake_upstream import FakeUpstream
 from tests.fakes import PhraseDetector
 
@@ -75,12 +84,12 @@ async def test_parts_start_in_order_and_stop_in_reverse(
         assert len(watching) == 1
 
     assert events == [
-        "open_guard is there",
         "open_upstream is there",
+        "open_guard is there",
         "canaries are asked",
         "requests are served",
-        "open_upstream goes",
         "open_guard goes",
+        "open_upstream goes",
     ]
     assert watching[0].cancelled()
 
@@ -89,7 +98,7 @@ async def test_a_guard_without_its_model_does_not_start(own_policies: Path, tmp_
     settings = guard_settings(own_policies, models=ModelSettings(folder=tmp_path))
     app = main.create_app(settings)
 
-    with pytest.raises(ModelMissing, match="sluiceway train prompt-detector"):
+    with pytest.raises(ModelMissing, match=f"sluiceway train {MODEL_FOLDER}"):
         async with app.router.lifespan_context(app):
             pass
 
@@ -104,19 +113,19 @@ def test_a_wrong_canary_makes_it_unready_until_the_answer_is_right_again(
     guard: Guard, client: httpx2.Client
 ) -> None:
     detectors: Any = guard.parts.engine.detectors
-    working = detectors["prompt_detector"]
-    detectors["prompt_detector"] = PhraseDetector((), "prompt_detector")
+    working = detectors[MODEL]
+    detectors[MODEL] = PhraseDetector((), MODEL)
     guard.call(guard.parts.readiness.ask())
     wrong = client.get("/readyz")
-    detectors["prompt_detector"] = working
+    detectors[MODEL] = working
     guard.call(guard.parts.readiness.ask())
 
     assert wrong.status_code == 503
-    assert wrong.json()["problems"] == {"prompt_detector": "wrong answer"}
+    assert wrong.json()["problems"] == {MODEL: "wrong answer"}
     assert client.get("/healthz").status_code == 200
     assert client.get("/startupz").status_code == 200
     assert client.get("/readyz").status_code == 200
-    assert guard.counted("guardrail_canary_ok", detector="prompt_detector") == 1
+    assert guard.counted("guardrail_canary_ok", detector=MODEL) == 1
 
 
 def test_a_dead_worker_makes_it_unready_and_fails_closed(own_policies: Path) -> None:
@@ -125,7 +134,7 @@ def test_a_dead_worker_makes_it_unready_and_fails_closed(own_policies: Path) -> 
         httpx2.Client(base_url=guard.url, timeout=30) as client,
     ):
         assert client.get("/readyz").status_code == 200
-        detector: Any = guard.parts.engine.detectors["prompt_detector"]
+        detector: Any = guard.parts.engine.detectors[MODEL]
         guard.call(detector._batcher.close())
 
         unready = client.get("/readyz")
@@ -133,7 +142,7 @@ def test_a_dead_worker_makes_it_unready_and_fails_closed(own_policies: Path) -> 
         judged = client.post("/moderate", json={"input": "Rain is on its way"}).json()
 
         assert unready.status_code == 503
-        assert unready.json()["problems"] == {"prompt_detector": "worker is dead"}
+        assert unready.json()["problems"] == {MODEL: "worker is dead"}
         assert guard.counted("guardrail_ready") == 0
         assert judged["verdict"] == "block"
         assert judged["results"][0]["degraded"] == "error"

@@ -11,7 +11,6 @@ from transformers import LlamaForCausalLM
 
 from app.domain.errors import SluicewayError, UpstreamError
 from app.generation.batch import Batch
-from app.generation.key_values import KeyValues
 from app.generation.llama import Llama
 from app.generation.request import Delta, GenerationRequest, Sampling
 from app.generation.text import Vocabulary
@@ -26,9 +25,13 @@ class Recorder:
     cancelled: bool = False
     deltas: list[Delta] = field(default_factory=list)
     errors: list[SluicewayError] = field(default_factory=list)
+    states: list[Tensor] = field(default_factory=list)
 
     def put(self, delta: Delta) -> None:
         self.deltas.append(delta)
+
+    def prompt_read(self, states: Tensor) -> None:
+        self.states.append(states)
 
     def fail(self, error: SluicewayError) -> None:
         self.errors.append(error)
@@ -51,8 +54,8 @@ class PoisonedLlama(Llama):
         self.__dict__.update(model.__dict__)
         self._poison = poison
 
-    def forward(self, token_ids: Tensor, positions: Tensor, cache: KeyValues) -> Tensor:
-        scores = super().forward(token_ids, positions, cache)
+    def forward(self, token_ids: Tensor, *rest: object) -> Tensor:
+        scores = super().forward(token_ids, *rest)
         rows = (token_ids == POISON).any(-1)
         if rows.any():
             self._poison(scores, rows)
@@ -66,10 +69,10 @@ class BreakableLlama(Llama):
         self.__dict__.update(model.__dict__)
         self.broken = False
 
-    def forward(self, token_ids: Tensor, positions: Tensor, cache: KeyValues) -> Tensor:
+    def forward(self, *args: object) -> Tensor:
         if self.broken:
             raise MemoryError
-        return super().forward(token_ids, positions, cache)
+        return super().forward(*args)
 
 
 def refuse(scores: Tensor, rows: Tensor) -> None:
@@ -82,8 +85,13 @@ def spoil(scores: Tensor, rows: Tensor) -> None:
 
 @pytest.fixture
 def make_batch(tiny: Llama, tiny_tokenizer: Tokenizer) -> Callable[..., Batch]:
-    def make(model: Llama = tiny, stop_ids: tuple[int, ...] = (), max_rows: int = 4) -> Batch:
-        return Batch(model, Vocabulary(tiny_tokenizer), stop_ids, max_rows)
+    def make(
+        model: Llama = tiny,
+        stop_ids: tuple[int, ...] = (),
+        max_rows: int = 4,
+        kept_tokens: int = 0,
+    ) -> Batch:
+        return Batch(model, Vocabulary(tiny_tokenizer), stop_ids, max_rows, kept_tokens)
 
     return make
 
@@ -304,3 +312,93 @@ def test_the_error_of_a_failed_request_holds_no_text(
     run(make_batch(PoisonedLlama(tiny, refuse)), bad)
 
     assert "out of something" not in str(bad.errors[0])
+
+
+class CountingLlama(Llama):
+    """Counts the tokens that it reads."""
+
+    def __init__(self, model: Llama) -> None:
+        self.__dict__.update(model.__dict__)
+        self.tokens = 0
+
+    def forward(self, token_ids: Tensor, *rest: object) -> Tensor:
+        self.tokens += token_ids.numel()
+        return super().forward(token_ids, *rest)
+
+
+@pytest.mark.parametrize("prompt", PROMPTS, ids=len)
+def test_a_prompt_that_was_read_is_not_read_again(
+    make_batch: Callable[..., Batch], tiny: Llama, prompt: tuple[int, ...]
+) -> None:
+    model = CountingLlama(tiny)
+    batch = make_batch(model, kept_tokens=512)
+    reading, chat = ask(prompt, 0, choices=0), ask(prompt, 20)
+
+    run(batch, reading)
+    assert model.tokens == len(prompt)
+    run(batch, chat)
+
+    assert model.tokens == len(prompt) + 19  # the first token comes from the reading
+    assert chat.text() == alone(make_batch, prompt)
+    assert reading.deltas == []
+    assert torch.equal(reading.states[0], chat.states[0])
+
+
+def test_a_prompt_that_begins_like_another_is_read_from_there(
+    make_batch: Callable[..., Batch], tiny: Llama
+) -> None:
+    model = CountingLlama(tiny)
+    batch = make_batch(model, kept_tokens=512)
+    longer = (*LONG, 9, 8, 7)
+
+    run(batch, ask(LONG, 0, choices=0))
+    before = model.tokens
+    chat = ask(longer, 20)
+    run(batch, chat)
+
+    assert model.tokens - before == 3 + 19
+    assert chat.text() == alone(make_batch, longer)
+    fresh = ask(longer, 1)
+    run(make_batch(), fresh)
+    torch.testing.assert_close(chat.states[0], fresh.states[0], atol=1e-3, rtol=1e-3)
+
+
+def test_the_states_are_those_of_transformers(
+    make_batch: Callable[..., Batch], reference: LlamaForCausalLM
+) -> None:
+    reading = ask(PROMPTS[1], 0, choices=0)
+    run(make_batch(), reading)
+
+    layers = reference(torch.tensor([PROMPTS[1]]), output_hidden_states=True).hidden_states
+    # The last of theirs is normalised, and the first is the embedding.
+    torch.testing.assert_close(
+        reading.states[0][:-1],
+        torch.stack([each[0, -1] for each in layers[1:-1]]),
+        atol=1e-4,
+        rtol=1e-4,
+    )
+
+
+def test_a_reading_takes_no_row(make_batch: Callable[..., Batch]) -> None:
+    batch, chat = make_batch(max_rows=1), ask(PROMPTS[0], 400)
+    batch.start(chat)
+    batch.step()
+    reading = ask(PROMPTS[1], 0, choices=0)
+    assert batch.has_room(reading.request)
+
+    batch.start(reading)
+    batch.step()
+
+    assert len(reading.states) == 1
+    assert not chat.finish_reasons
+
+
+def test_impossible_scores_are_not_kept(make_batch: Callable[..., Batch], tiny: Llama) -> None:
+    batch = make_batch(PoisonedLlama(tiny, spoil), kept_tokens=512)
+    run(batch, ask((5, 6, POISON)))
+    good = ask((5, 6, POISON - 1))
+
+    run(batch, good)
+
+    assert good.text() == alone(make_batch, (5, 6, POISON - 1))
+    assert batch._prefixes.get((5, 6, POISON)) is None

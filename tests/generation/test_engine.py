@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 from tokenizers import Tokenizer
@@ -18,7 +19,6 @@ from app.domain.errors import (
     UpstreamError,
 )
 from app.generation.engine import Engine, EngineLimits, GenerationStream
-from app.generation.key_values import KeyValues
 from app.generation.llama import Llama
 from app.generation.request import GenerationRequest
 from app.metrics import Metrics
@@ -38,13 +38,13 @@ class GatedLlama(Llama):
         self.error: BaseException | None = None
         self.rows: list[int] = []
 
-    def forward(self, token_ids: Tensor, positions: Tensor, cache: KeyValues) -> Tensor:
+    def forward(self, token_ids: Tensor, *rest: object) -> Tensor:
         self.entered.set()
         self.gate.wait()
         if self.error is not None:
             raise self.error
         self.rows.append(len(token_ids))
-        return super().forward(token_ids, positions, cache)
+        return super().forward(token_ids, *rest)
 
 
 @pytest.fixture
@@ -275,3 +275,103 @@ async def test_a_listener_whose_event_loop_is_gone_is_dropped(
     await until(lambda: not engine._batch.busy)
 
     assert len(model.rows) < 100
+
+
+async def test_a_reading_gives_what_each_layer_leaves(engine: Engine, tiny: Llama) -> None:
+    states = await engine.read(PROMPT)
+
+    assert states.shape == (tiny.shape.layers, tiny.shape.hidden)
+    assert np.isfinite(states).all()
+    assert engine.open_requests == 0
+    assert (states == await engine.read(PROMPT)).all()
+
+
+async def test_a_reading_does_not_wait_for_a_row(engine: Engine) -> None:
+    streams = [engine.submit(GenerationRequest(PROMPT, 100)) for _ in range(3)]
+    await anext(streams[0])
+
+    assert (await engine.read(PROMPT[3:])).any()
+
+    assert engine.open_requests == 3
+    for stream in streams:
+        stream.close()
+
+
+async def test_readings_and_chats_take_turns(engine: Engine, model: GatedLlama) -> None:
+    model.gate.clear()
+    order = []
+
+    async def note(name: str, work: Awaitable[object]) -> None:
+        await work
+        order.append(name)
+
+    first = asyncio.create_task(engine.read(PROMPT))
+    await asyncio.to_thread(model.entered.wait)
+    reading = asyncio.create_task(note("reading", engine.read(PROMPT[1:])))
+    await asyncio.sleep(0)
+    chat = asyncio.create_task(note("chat", read(engine.submit(GenerationRequest(PROMPT[9:], 1)))))
+    await asyncio.sleep(0)
+    model.gate.set()
+    await asyncio.gather(first, reading, chat)
+
+    assert order == ["chat", "reading"]
+
+
+async def test_too_many_readings_are_refused_and_chats_are_not(
+    engine: Engine, model: GatedLlama, metrics: Metrics
+) -> None:
+    model.gate.clear()
+    readings = [asyncio.create_task(engine.read(PROMPT[start:])) for start in range(2)]
+    await until(lambda: engine.open_requests == 2)
+
+    with pytest.raises(Overloaded) as refusal:
+        await engine.read(PROMPT)
+    stream = engine.submit(GenerationRequest(PROMPT, 1))
+
+    assert refusal.value.retry_after > 0
+    model.gate.set()
+    assert await read(stream) is not None
+    await asyncio.gather(*readings)
+
+
+async def test_a_cancelled_reading_frees_its_place(engine: Engine, model: GatedLlama) -> None:
+    model.gate.clear()
+    tasks = [asyncio.create_task(engine.read(PROMPT[start:])) for start in range(2)]
+    await until(lambda: engine.open_requests == 2)
+
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert engine.open_requests == 0
+    model.gate.set()
+    assert (await engine.read(PROMPT)).any()
+
+
+async def test_a_failed_reading_is_answered(engine: Engine, model: GatedLlama) -> None:
+    model.error = RuntimeError("broken")
+    with pytest.raises(UpstreamError):
+        await engine.read(PROMPT)
+
+
+@pytest.mark.parametrize("length", [0, 129])
+async def test_a_reading_must_fit(engine: Engine, length: int) -> None:
+    with pytest.raises(RequestError):
+        await engine.read([5] * length)
+
+
+async def test_closing_answers_a_reading(engine: Engine, model: GatedLlama) -> None:
+    model.gate.clear()
+    reading = asyncio.create_task(engine.read(PROMPT))
+    await asyncio.to_thread(model.entered.wait)
+    closing = asyncio.create_task(engine.close())
+    await until(lambda: not engine.healthy)
+    waiting = engine.read(PROMPT)
+    with pytest.raises(NotReady):
+        await waiting
+    model.gate.set()
+
+    await asyncio.gather(reading, closing, return_exceptions=True)
+
+    assert reading.done()
+    assert not engine._thread.is_alive()

@@ -7,7 +7,7 @@ from app.domain.categories import Category
 from app.domain.conversation import Stage
 from app.domain.detection import OperatingPoint
 from app.domain.errors import ConfigurationError, ModelCorrupt, ModelMissing
-from app.inference.artefact import load_artefact
+from app.inference.artefact import SpecialTokens, load_artefact
 
 
 def card_for(content: bytes) -> dict:
@@ -45,6 +45,71 @@ def test_reads_the_card(folder):
     assert artefact.path("model.onnx") == folder / "model.onnx"
     assert artefact.threshold(Stage.OUTPUT, Category.HATE, OperatingPoint.BALANCED) == 0.6
     assert artefact.threshold(Stage.INPUT, Category.HATE, OperatingPoint.LOOSE) == 0.9
+
+
+def test_a_threshold_may_be_said_for_each_category(folder):
+    card = card_for(b"weights")
+    card["thresholds"]["input"]["balanced"] = {"hate": 0.4, "threat": 0.7}
+    write(folder, card)
+    artefact = load_artefact(folder)
+    found = [
+        artefact.threshold(Stage.INPUT, category, OperatingPoint.BALANCED)
+        for category in (Category.HATE, Category.THREAT)
+    ]
+    assert found == [0.4, 0.7]
+    assert artefact.threshold(Stage.INPUT, Category.THREAT, OperatingPoint.STRICT) == 0.2
+
+
+def test_a_card_that_says_nothing_of_context_is_that_of_a_bert_without(folder):
+    artefact = load_artefact(folder)
+    assert (artefact.context_tokens, artefact.max_tokens) == (0, 8)
+    assert artefact.special_tokens == SpecialTokens("[CLS]", "[SEP]", "[SEP]", "[PAD]", "[UNK]")
+
+
+def test_a_row_has_room_for_context_and_separator(folder):
+    special = {"start": "<s>", "separator": "</s>", "end": "</s>", "padding": "<pad>"}
+    card = {**card_for(b"weights"), "context_tokens": 64}
+    write(folder, {**card, "special_tokens": {**special, "unknown": None}})
+    artefact = load_artefact(folder)
+    assert (artefact.context_tokens, artefact.max_tokens) == (64, 8 + 64 + 1)
+    assert artefact.special_tokens == SpecialTokens("<s>", "</s>", "</s>", "<pad>", None)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"context_tokens": -1}, "context_tokens"),
+        ({"overlap": 8}, "overlap < window"),
+        ({"special_tokens": {"begin": "<s>"}}, "begin"),
+        ({"special_tokens": {"start": None}}, "start"),
+        ({"stages": []}, "stage"),
+        ({"categories": []}, "categor"),
+    ],
+)
+def test_a_card_that_makes_no_sense_is_refused(folder, change, complaint):
+    write(folder, {**card_for(b"weights"), **change})
+    with pytest.raises(ConfigurationError, match=complaint):
+        load_artefact(folder)
+
+
+@pytest.mark.parametrize(
+    ("points", "complaint"),
+    [
+        ({"strict": 0.6, "balanced": 0.5, "loose": 0.9}, "hate must rise"),
+        ({"strict": 0.0, "balanced": 0.5, "loose": 0.9}, "hate must rise"),
+        ({"strict": float("nan"), "balanced": 0.5, "loose": 0.9}, "hate must rise"),
+        ({"strict": 0.2, "balanced": 0.5}, "loose"),
+        ({"strict": 0.2, "balanced": {"hate": 0.5}, "loose": 0.9}, "balanced.*threat"),
+        ({"strict": {"hate": 0.1, "threat": 0.1, "love": 1}, "balanced": 1, "loose": 1}, "love"),
+        ({"strict": "low", "balanced": 0.5, "loose": 0.9}, "not a model card"),
+    ],
+)
+def test_thresholds_that_make_no_sense_are_refused(folder, points, complaint):
+    card = card_for(b"weights")
+    card["thresholds"]["output"] = points
+    write(folder, card)
+    with pytest.raises(ConfigurationError, match=complaint):
+        load_artefact(folder)
 
 
 def test_a_category_that_the_model_does_not_know_is_never_found(folder):

@@ -5,6 +5,7 @@ import pytest
 from app.domain.errors import ConfigurationError, DetectorError
 from app.inference.artefact import load_artefact
 from app.inference.onnx_backend import OnnxBackend
+from tests.tiny_model import write_model
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +77,22 @@ def test_a_file_that_is_no_model_is_a_configuration_error(artefact, tmp_path):
     path.write_bytes(b"no model")
     with pytest.raises(ConfigurationError, match="cannot be loaded"):
         OnnxBackend(path, artefact.path("tokenizer.json"), max_tokens=8)
+
+
+def test_a_row_is_start_context_separator_window_end(tmp_path):
+    artefact = load_artefact(write_model(tmp_path))
+    backend = OnnxBackend.of_artefact(artefact, device="cpu")
+    backend.warm_up()
+    assert backend.max_tokens == 4 + 1 + 8
+    context, text = backend.encode("pipe bomb").ids, backend.encode("hello bomb").ids
+    window = [*context, backend.separator_id, *text]
+    (row,) = backend.predict([window])
+    # Special tokens weigh nothing in this model: what counts are the words of both.
+    assert row[3] == pytest.approx(1 / (1 + np.exp(-(4.0 * 3 - 5.0))))
+
+
+def test_the_special_tokens_of_the_card_are_used(tmp_path):
+    special = {"start": "<s>", "separator": "</s>", "end": "</s>", "padding": "<pad>"}
+    folder = write_model(tmp_path, special_tokens={**special, "unknown": "<unk>"})
+    with pytest.raises(ConfigurationError, match="no token <s>"):
+        OnnxBackend.of_artefact(load_artefact(folder), device="cpu")

@@ -3,10 +3,13 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from app.domain.detection import Gap, Unscanned
 from app.domain.errors import ConfigurationError
+from app.inference.artefact import SpecialTokens
 from app.inference.tokenizer import TextTokenizer
+from tests.tiny_model import XLM_R, write_tokenizer
 
 SHIPPED = "models/prompt-detector/tokenizer.json"
 
@@ -60,6 +63,54 @@ def test_a_tokenizer_that_truncates_is_refused(tmp_path, pytestconfig):
     path.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(ConfigurationError, match="truncates"):
         TextTokenizer(path)
+
+
+@pytest.fixture
+def bytewise(tmp_path):
+    marks = ["<pad>", "<s>", "</s>"]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate([*marks, *letters])}
+    made = Tokenizer(models.BPE(vocabulary, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.add_special_tokens(marks)
+    made.save(str(tmp_path / "tokenizer.json"))
+    return tmp_path / "tokenizer.json"
+
+
+def test_special_tokens_are_called_as_the_card_says(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    words = write_tokenizer(path, XLM_R)
+    special = SpecialTokens("<s>", "</s>", "</s>", "<pad>", "<unk>")
+    made = TextTokenizer(path, special)
+    assert [words[i] for i in (made.start_id, made.separator_id, made.end_id, made.padding_id)] == [
+        "<s>",
+        "</s>",
+        "</s>",
+        "<pad>",
+    ]
+    assert made.encode("hello you").gaps == (Gap(6, 9, Unscanned.UNKNOWN_TOKEN),)
+    assert not {made.start_id, made.end_id} & set(made.encode("<s> hello </s>").ids)
+
+
+def test_a_vocabulary_of_bytes_has_no_gaps(bytewise):
+    special = SpecialTokens("<s>", "</s>", "</s>", "<pad>", unknown=None)
+    made = TextTokenizer(bytewise, special)
+    encoding = made.encode("a\U00013080b")
+    assert encoding.gaps == ()
+    assert set(encoding.offsets) == {(0, 1), (1, 2), (2, 3)}
+
+
+def test_a_special_token_that_is_not_there_is_named(bytewise):
+    with pytest.raises(ConfigurationError, match=r"no token \[CLS\]"):
+        TextTokenizer(bytewise)
+    with pytest.raises(ConfigurationError, match="no token <unk>"):
+        TextTokenizer(bytewise, SpecialTokens("<s>", "</s>", "</s>", "<pad>", "<unk>"))
+
+
+def test_a_file_that_is_no_tokenizer_is_refused(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ConfigurationError, match="not a tokenizer"):
+        TextTokenizer(tmp_path / "tokenizer.json")
 
 
 @given(st.text(max_size=300))

@@ -227,3 +227,14 @@ async def test_what_the_engine_adds_later_is_not_kept() -> None:
     placed = replace(SCAN.detections[0], path="messages[0].content")
     await cache.put({KEY: Scan((placed,))})
     assert await cache.get([KEY]) == [Scan((SCAN.detections[0],))]
+
+
+def test_the_key_differs_by_context() -> None:
+    detector = PhraseDetector()
+    keys = [
+        scan_key(detector, Stage.OUTPUT, text, context)
+        for text, context in (("x", ""), ("x", "y"), ("x", "z"), ("xy", ""), ("", "xy"), ("y", "x"))
+    ]
+    assert len(set(keys)) == len(keys)
+    assert scan_key(detector, Stage.OUTPUT, "x", "") == scan_key(detector, Stage.OUTPUT, "x")
+    assert scan_key(detector, Stage.OUTPUT, "x", "\ud800")

@@ -11,7 +11,7 @@ from app.domain.conversation import Conversation, Message, Part, PartKind, Stage
 from app.domain.detection import Detection, Detector, Gap, OperatingPoint, Scan, Unscanned
 from app.domain.errors import ConfigurationError, DetectorTimeout, Overloaded
 from app.domain.policy import Action, FailMode, Policy, Rule, StagePolicy
-from app.domain.verdict import DetectorStatus
+from app.domain.verdict import DetectorStatus, decide
 from app.metrics import Metrics
 from app.moderation.cache import MemoryCache
 from app.moderation.engine import Engine
@@ -101,7 +101,7 @@ async def test_tool_definitions_are_left_out_honestly() -> None:
 
 
 class GapDetector(PhraseDetector):
-    async def detect(self, texts, stage):
+    async def detect(self, texts, stage, context=""):
         return [Scan((), (Gap(2, 4, Unscanned.UNKNOWN_TOKEN),)) for _ in texts]
 
 
@@ -146,7 +146,7 @@ async def test_a_score_that_is_no_probability_is_a_failure(score: float) -> None
 
 
 class ShortDetector(PhraseDetector):
-    async def detect(self, texts, stage):
+    async def detect(self, texts, stage, context=""):
         return []
 
 
@@ -205,9 +205,9 @@ async def test_two_models_are_asked_at_once() -> None:
     both = asyncio.Barrier(2)
 
     class Meeting(PhraseDetector):
-        async def detect(self, texts, stage):
+        async def detect(self, texts, stage, context=""):
             await both.wait()
-            return await super().detect(texts, stage)
+            return await super().detect(texts, stage, context)
 
     guard = engine(
         Meeting(name="prompt_detector"),
@@ -228,7 +228,7 @@ async def test_a_long_text_is_normalised_elsewhere_with_the_same_result() -> Non
 
 async def test_scores_of_all_categories_are_told_but_only_those_over_are_flagged() -> None:
     class Scores(PhraseDetector):
-        async def detect(self, texts, stage):
+        async def detect(self, texts, stage, context=""):
             return [
                 Scan(
                     (
@@ -268,3 +268,59 @@ async def test_parts_of_different_messages_are_not_joined() -> None:
         talk, Stage.INPUT, policy(), endpoint="moderate"
     )
     assert verdict.action is Action.ALLOW
+
+
+# What an output answers.
+
+
+def reader(**changes: object) -> PhraseDetector:
+    return PhraseDetector(name="moderator", reads_context=True, **changes)
+
+
+async def answered(engine_: Engine, context: str, stage: Stage = Stage.OUTPUT, **changes: object):
+    talk = Conversation.of_text("fine", context=context)
+    return await engine_.moderate(talk, stage, policy(**changes), endpoint="moderate")
+
+
+async def test_only_outputs_and_only_detectors_that_use_it_get_the_context() -> None:
+    model, other = reader(), PhraseDetector(name="prompt_detector")
+    guard = engine(model, other, cached=("moderator", "prompt_detector"))
+    names = ("moderator", "prompt_detector")
+    await answered(guard, "why\u200b?", detectors=names)
+    await answered(guard, "why?", Stage.INPUT, detectors=names)
+    assert model.contexts == ["why?", ""]  # read plainly, as the texts are
+    assert other.contexts == ["", ""]
+
+
+async def test_the_cache_tells_contexts_apart_where_they_matter() -> None:
+    model, other = reader(), PhraseDetector(name="prompt_detector")
+    guard = engine(model, other, cached=("moderator", "prompt_detector"))
+    for context in ("one", "two", "one"):
+        await answered(guard, context, detectors=("moderator", "prompt_detector"))
+    assert model.contexts == ["one", "two"]
+    assert other.contexts == [""]
+
+
+async def test_of_a_very_long_context_both_ends_are_read() -> None:
+    model = reader()
+    await answered(engine(model), "a" * 50_000 + "z" * 50_000, detectors=("moderator",))
+    (context,) = model.contexts
+    assert context == "a" * 1_000 + "z" * 1_000
+
+
+async def test_a_context_is_not_covered() -> None:
+    verdict = await answered(engine(reader()), "forbidden", detectors=("moderator",))
+    assert verdict.action is Action.ALLOW
+    assert (verdict.coverage.scanned, verdict.coverage.total) == (4, 4)
+
+
+async def test_outcomes_are_what_the_verdict_is_made_of() -> None:
+    rules, model = PhraseDetector(), PhraseDetector(name="moderator")
+    guard = engine(rules, model, cached=("moderator",))
+    chosen = policy(detectors=("moderator", "keywords"))
+    talk = Conversation.of_text("so forbidden")
+    outcomes = await guard.outcomes(talk, Stage.INPUT, chosen)
+    assert [outcome.detector.name for outcome in outcomes] == ["moderator", "keywords"]
+    verdict = await guard.moderate(talk, Stage.INPUT, chosen, endpoint=None)
+    assert decide(outcomes, chosen, Stage.INPUT).detections == verdict.detections
+    assert decide(outcomes[:1], chosen, Stage.INPUT).blocks

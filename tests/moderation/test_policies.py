@@ -77,7 +77,8 @@ async def test_the_shipped_policies_load(tmp_path: Path) -> None:
     for path in SHIPPED.glob("*.yaml"):
         if path.name != "golden.yaml":
             shutil.copy(path, tmp_path)
-    world = World(tmp_path, keywords(), pii(), PointDetector(name="prompt_detector"))
+    models = (PointDetector(name=name) for name in ("prompt_detector", "moderator"))
+    world = World(tmp_path, keywords(), pii(), *models)
     await world.store.load()
     assert set(world.store.names()) == {"default", "strict", "monitor"}
     default, strict, monitor = map(world.store.get, ("default", "strict", "monitor"))

@@ -9,7 +9,7 @@ from app.domain.conversation import Stage
 from app.domain.detection import OperatingPoint
 from app.domain.errors import ConfigurationError
 from app.domain.policy import Action, FailMode, Policy, Rule, StreamMode
-from app.moderation.policies import read_policies
+from app.moderation.policies import named_detectors, read_policies
 from tests.fakes import PhraseDetector
 
 DETECTORS = {name: PhraseDetector(name=name) for name in ("keywords", "pii")}
@@ -194,3 +194,31 @@ def test_a_folder_named_like_a_policy_is_refused(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").mkdir()
     with pytest.raises(ConfigurationError, match=r"p\.yaml"):
         read_policies(tmp_path, DETECTORS)
+
+
+def test_the_named_detectors_are_those_of_all_policies_and_both_sides(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("{input: {detectors: [one]}, output: {detectors: [two]}}")
+    (tmp_path / "b.yaml").write_text("{input: {detectors: [three]}, output: {detectors: [one]}}")
+    (tmp_path / "golden.yaml").write_text("[]")
+    assert named_detectors(tmp_path) == {"one", "two", "three"}
+
+
+@pytest.mark.parametrize("text", ["input: [", "{input: {detectors: []}}"])
+def test_a_file_that_is_no_policy_names_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ConfigurationError, match=r"a\.yaml"):
+        named_detectors(tmp_path)
+
+
+def test_a_detector_that_is_not_loaded_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    text = "{input: {detectors: [keywords]}, output: {detectors: [keywords, moderator]}}"
+    with pytest.raises(ConfigurationError) as refused:
+        parsed(tmp_path, text)
+    for words in ("p.yaml", "'moderator'", "not loaded", "SLUICEWAY_MODELS__LOAD", "'pii'"):
+        assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(("given", "kept"), [("", 600), ("history_chars: 0", 0)])
+def test_how_much_of_the_history_is_read(tmp_path: Path, given: str, kept: int) -> None:
+    stage = f"{{detectors: [keywords], {given}}}"
+    assert parsed(tmp_path, f"{{input: {stage}, output: {stage}}}").input.history_chars == kept

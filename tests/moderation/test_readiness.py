@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 from structlog.testing import capture_logs
@@ -15,7 +15,7 @@ from app.metrics import Metrics
 from app.moderation.readiness import CANARIES, ReadinessProbe
 from tests.fakes import PhraseDetector
 
-UNSAFE, SAFE = CANARIES["prompt_detector"]
+(CANARY,) = CANARIES["prompt_detector"]
 
 
 def model(**changes: object) -> PhraseDetector:
@@ -58,8 +58,39 @@ class World:
 
 @pytest.mark.parametrize("name", list(CANARIES))
 def test_canaries_are_two_different_texts(name: str) -> None:
-    unsafe, safe = CANARIES[name]
-    assert unsafe != safe
+    for canary in CANARIES[name]:
+        assert canary.unsafe != canary.safe
+        assert bool(canary.context) is (canary.stage is Stage.OUTPUT)
+
+
+@dataclass
+class Staged(PhraseDetector):
+    """Finds its phrases at one stage only, or only with the context of the canary."""
+
+    blind_at: Stage | None = None
+    stages: list[Stage] = field(default_factory=list)
+
+    async def detect(self, texts: Sequence[str], stage: Stage, context: str = "") -> list[Scan]:
+        self.stages.append(stage)
+        scans = await super().detect(texts, stage, context)
+        return [Scan() for _ in texts] if stage is self.blind_at else scans
+
+
+@pytest.mark.parametrize("name", ["moderator", "moderator_large"])
+async def test_a_moderator_is_asked_at_both_sides(name: str) -> None:
+    detector = Staged(("pipe bomb", "worthless"), name)
+    world = World(detector)
+    await world.probe.ask()
+    assert await world.problems() == {}
+    assert detector.stages == [Stage.INPUT, Stage.OUTPUT]
+    assert [bool(context) for context in detector.contexts] == [False, True]
+
+
+@pytest.mark.parametrize("stage", list(Stage))
+async def test_one_side_that_does_not_work_is_a_problem(stage: Stage) -> None:
+    world = World(Staged(("pipe bomb", "worthless"), "moderator", blind_at=stage))
+    await world.probe.ask()
+    assert await world.problems() == {"moderator": "wrong answer"}
 
 
 async def test_nothing_is_ready_before_the_first_round() -> None:
@@ -74,20 +105,20 @@ async def test_ready_after_right_answers() -> None:
     await world.probe.ask()
     assert world.probe.started
     assert await world.problems() == {}
-    assert detector.calls == [[UNSAFE, SAFE]]
+    assert detector.calls == [[CANARY.unsafe, CANARY.safe]]
     assert len(rules.calls) == 1  # no canary of its own, but it must answer
     for name in ("prompt_detector", "keywords"):
         assert world.gauge("guardrail_canary_ok", detector=name) == 1.0
 
 
 class Blind(PhraseDetector):
-    async def detect(self, texts: Sequence[str], stage: Stage) -> list[Scan]:
+    async def detect(self, texts: Sequence[str], stage: Stage, context: str = "") -> list[Scan]:
         return [Scan() for _ in texts]
 
 
 class Short(PhraseDetector):
-    async def detect(self, texts: Sequence[str], stage: Stage) -> list[Scan]:
-        return (await super().detect(texts, stage))[:1]
+    async def detect(self, texts: Sequence[str], stage: Stage, context: str = "") -> list[Scan]:
+        return (await super().detect(texts, stage, context))[:1]
 
 
 class Lost(PhraseDetector):
@@ -181,10 +212,10 @@ async def test_watching_asks_again_and_again_until_it_is_cancelled() -> None:
     third = asyncio.Event()
 
     class Counting(PhraseDetector):
-        async def detect(self, texts: Sequence[str], stage: Stage) -> list[Scan]:
+        async def detect(self, texts: Sequence[str], stage: Stage, context: str = "") -> list[Scan]:
             if len(self.calls) == 2:
                 third.set()
-            return await super().detect(texts, stage)
+            return await super().detect(texts, stage, context)
 
     probe = ReadinessProbe({"keywords": Counting()}, {}, metrics=Metrics(), interval_s=0.001)
     watch = asyncio.create_task(probe.watch())

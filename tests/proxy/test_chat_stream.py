@@ -560,3 +560,14 @@ async def test_a_broken_engine_ends_the_stream_with_an_error(
     assert [error["code"] for error in seen.errors] == ["internal_error"]
     assert b"forbidden" not in seen.raw
     assert upstream.closed
+
+
+async def test_windows_objects_and_the_whole_text_are_judged_with_the_question() -> None:
+    detector = PhraseDetector(reads_context=True)
+    call = {"index": 0, "id": "c", "function": {"name": "f", "arguments": "{}"}}
+    events = stream_of(cut(" ".join(WORDS), 7))
+    events[-3:-3] = [delta(tool_calls=[call])]
+    seen, _, _ = await run(events, None, detector)
+    assert seen.finishes == {0: "stop"}
+    assert len(detector.contexts) > 4
+    assert detector.contexts == ["", *["Tell me a story."] * (len(detector.contexts) - 1)]

@@ -462,11 +462,11 @@ async def test_choices_are_judged_at_the_same_time() -> None:
         running = 0
         most = 0
 
-        async def detect(self, texts: Any, stage: Stage) -> list[Scan]:
+        async def detect(self, texts: Any, stage: Stage, context: str = "") -> list[Scan]:
             self.running += 1
             self.most = max(self.most, self.running)
             try:
-                return await super().detect(texts, stage)
+                return await super().detect(texts, stage, context)
             finally:
                 self.running -= 1
 
@@ -475,3 +475,16 @@ async def test_choices_are_judged_at_the_same_time() -> None:
     with pytest.raises(DetectorTimeout):
         await proxy.chat(QUESTION, policy=output_only(policy(deadline_ms=20)), headers={})
     assert detector.most == 3
+
+
+async def test_every_choice_is_judged_with_the_question_that_it_answers() -> None:
+    detector = PhraseDetector(reads_context=True)
+    proxy, _ = proxy_of(ScriptedUpstream(body=answer({"content": "x"}, {"content": "y"})), detector)
+    question = [{"type": "text", "text": text} for text in ("tell me", "of Jane")]
+    chat = asked(
+        {"role": "user", "content": "before"},
+        {"role": "assistant", "content": "before that"},
+        {"role": "user", "content": question},
+    )
+    await proxy.chat(chat, policy=policy(), headers={})
+    assert detector.contexts == ["", "tell me\nof Jane", "tell me\nof Jane"]

@@ -45,3 +45,35 @@ def test_platt_turns_logits_into_frequencies():
     scores = 1 / (1 + np.exp(-(slope * logits + offset)))
     assert metrics.expected_calibration_error(labels, scores) < 0.03
     assert metrics.expected_calibration_error(labels, np.full(4000, 0.9)) > 0.3
+
+
+def test_decisions_are_counted():
+    labels = np.array([0.0, 0.0, 0.0, 0.0, 1.0, 1.0])
+    caught = np.array([True, False, False, False, True, False])
+    found = metrics.decided(labels, caught)
+    assert found == {"precision": 0.5, "recall": 0.5, "f1": 0.5, "fpr": 0.25}
+
+
+def test_decisions_on_sets_of_one_class():
+    caught = np.array([True, False])
+    only_unsafe = metrics.decided(np.ones(2), caught)
+    assert only_unsafe == {"precision": None, "recall": 0.5, "f1": 0.6667, "fpr": None}
+    only_safe = metrics.decided(np.zeros(2), caught)
+    assert only_safe == {"precision": None, "recall": None, "f1": None, "fpr": 0.5}
+
+
+def test_recall_at_a_budget_of_false_alarms():
+    harmless = np.arange(100) / 200  # 0.000 to 0.495
+    unsafe = np.array([0.4, 0.49, 0.4925, 0.6])
+    labels = np.concatenate([np.zeros(100), np.ones(4)])
+    scores = np.concatenate([harmless, unsafe])
+    # One false alarm may pass: the threshold lies above 0.490.
+    assert metrics.tpr_at_fpr(labels, scores, 0.01) == 0.5
+    assert metrics.tpr_at_fpr(labels, scores, 0.001) is None
+    assert metrics.tpr_at_fpr(labels[:100], scores[:100], 0.01) is None
+
+
+def test_ties_do_not_slip_under_a_budget():
+    labels = np.array([0.0] * 10 + [1.0] * 2)
+    scores = np.array([0.9] * 10 + [0.9, 1.0])
+    assert metrics.tpr_at_fpr(labels, scores, 0.1) == 0.5

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 
 import orjson
 
-from app.domain.conversation import Conversation, Message, Part, PartKind
+from app.domain.conversation import ASSISTANT, Conversation, Message, Part, PartKind
 from app.domain.errors import RequestError, UpstreamError, UpstreamProtocolError
 from app.proxy.dialects.fields import Fields, Rules, TooDeep, children, is_plain
 
@@ -178,10 +178,9 @@ class ReplyChoice:
     message: dict[str, Any]
     fields: Fields
 
-    @property
-    def conversation(self) -> Conversation:
-        """The answer's text fields."""
-        return Conversation((Message("assistant", self.fields.parts()),))
+    def conversation(self, question: str) -> Conversation:
+        """The answer's text fields, and what they answer."""
+        return Conversation((Message(ASSISTANT, self.fields.parts()),), question)
 
     def passed(self) -> dict[str, Any]:
         """The choice as it leaves; call it after redaction."""
@@ -304,7 +303,7 @@ def _read_delta(choice: Any) -> Delta:
 def text_conversation(index: int, name: str, text: str) -> Conversation:
     """A piece of one streamed text field, to be judged."""
     part = Part(f"choices[{index}].message.{name}", text, _KINDS.get(name, PartKind.OTHER))
-    return Conversation((Message("assistant", (part,)),))
+    return Conversation((Message(ASSISTANT, (part,)),))
 
 
 def object_fields(index: int, pieces: Sequence[dict[str, Any]]) -> Fields:

@@ -63,28 +63,6 @@ class SourceFacts:
     rows: int
 
 
-@dataclass(frozen=True, slots=True)
-class Corpus:
-    """Everything that training sees, and how it came about."""
-
-    train: list[Sample]
-    held_out: list[Sample]
-    dev: list[Sample]
-    sources: tuple[SourceFacts, ...]
-    overlap_removed: dict[str, int]
-    duplicates_removed: int = 0
-
-    @property
-    def summary(self) -> str:
-        """One paragraph for people: sizes, and what was removed."""
-        return (
-            f"{len(self.train)} training rows, {len(self.held_out)} held out, {len(self.dev)} dev;"
-            f" {self.duplicates_removed} duplicates removed; {sum(self.overlap_removed.values())}"
-            " rows removed because they equal a text of test or dev or share a run of"
-            f" {RUN} words with one: {self.overlap_removed}"
-        )
-
-
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """All rows of one gzipped JSON-lines file."""
     with gzip.open(path, "rt", encoding="utf-8") as lines:
@@ -121,6 +99,42 @@ class Overlap:
         """Whether `text` equals a remembered one after normalising, or shares a run with it."""
         words = words_of(text)
         return "".join(words) in self._texts or any(run in self._runs for run in runs_of(words))
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Everything that training sees, and how it came about."""
+
+    train: list[Sample]
+    held_out: list[Sample]
+    dev: list[Sample]
+    sources: tuple[SourceFacts, ...]
+    overlap_removed: dict[str, int]
+    duplicates_removed: int
+    overlap: Overlap
+
+    def extended(self, samples: Sequence[Sample], *, held_out: float) -> Corpus:
+        """With `samples` that were made after reading; those that overlap are left out here, too.
+
+        A part of `held_out` of them, chosen by their texts, is kept from training.
+        """
+        fresh = [sample for sample in samples if not self.overlap.has(sample.text)]
+        kept = [sample for sample in fresh if _share(sample.text) < held_out]
+        return replace(
+            self,
+            train=self.train + [each for each in fresh if _share(each.text) >= held_out],
+            held_out=self.held_out + kept,
+        )
+
+    @property
+    def summary(self) -> str:
+        """One paragraph for people: sizes, and what was removed."""
+        return (
+            f"{len(self.train)} training rows, {len(self.held_out)} held out, {len(self.dev)} dev;"
+            f" {self.duplicates_removed} duplicates removed; {sum(self.overlap_removed.values())}"
+            " rows removed because they equal a text of test or dev or share a run of"
+            f" {RUN} words with one: {self.overlap_removed}"
+        )
 
 
 def load_corpus(
@@ -166,7 +180,7 @@ def load_corpus(
     train, held_out = split(samples)
     train += own
     random.Random(seed).shuffle(train)  # noqa: S311 - reproducible order, not a secret
-    return Corpus(train, held_out, dev, tuple(facts), dict(removed), duplicates)
+    return Corpus(train, held_out, dev, tuple(facts), dict(removed), duplicates, overlap)
 
 
 def labels_of(samples: Sequence[Sample], stage: Stage) -> NDArray[np.float64]:
@@ -219,8 +233,12 @@ def _unseen(
 
 def _is_held_out(text: str) -> bool:
     """By the text alone, so that it does not move when a source is added."""
-    digest = hashlib.sha256("".join(words_of(text)).encode()).digest()
-    return digest[0] < HELD_OUT * 256
+    return _share(text) < HELD_OUT
+
+
+def _share(text: str) -> float:
+    """Where a text falls between 0 and 1."""
+    return hashlib.sha256("".join(words_of(text)).encode()).digest()[0] / 256
 
 
 def _source_samples(path: Path, source: Source, seed: int) -> list[Sample]:

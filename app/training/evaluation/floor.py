@@ -1,11 +1,13 @@
 """The floor: TF-IDF and logistic regression on the same training rows.
 
-Knows nothing about the detector. A model that stays under it has learnt less than word counts.
+Knows nothing about the detectors. A model that stays under it has learnt less than word counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -13,8 +15,18 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from app.domain.conversation import Stage
-from app.training.corpus.datasets import Sample, labels_of
+from app.domain.detection import OperatingPoint
+from app.training import metrics
+from app.training.corpus.datasets import Sample, labels_of, load_corpus
+from app.training.corpus.templates import template_samples
+from app.training.evaluation.judging import Judgement
+from app.training.evaluation.sets import SEED, Row
 from app.training.metrics import Scores
+
+FLOOR: Final = "floor"
+"""The name of the floor among the contestants."""
+
+_ROLE_OF: Final[Mapping[Stage, str]] = {Stage.INPUT: "prompt", Stage.OUTPUT: "response"}
 
 
 class Floor:
@@ -38,3 +50,40 @@ class Floor:
         """The probability that each text is unsafe at `stage`."""
         found: Scores = self._models[stage].predict_proba(list(texts))[:, 1]
         return found
+
+
+class FloorJudge:
+    """The floor with a threshold for each stage: a contestant like any detector."""
+
+    def __init__(self, floor: Floor, balanced: Mapping[Stage, float]) -> None:
+        self._floor = floor
+        self._balanced = balanced
+
+    def judge(self, rows: Sequence[Row]) -> list[Judgement]:
+        """Judge rows of one stage; one answer each, in order."""
+        stage = rows[0].stage
+        scores = self._floor.score([row.text for row in rows], stage)
+        limit = self._balanced[stage]
+        return [Judgement(score, score >= limit) for score in scores.tolist()]
+
+
+def train_floor(data: Path) -> FloorJudge:
+    """The floor on the rows that the detectors train on, its thresholds chosen as theirs are."""
+    corpus = load_corpus(data, licences="all", seed=SEED, extra=template_samples())
+    floor = Floor(corpus.train, seed=SEED)
+    aside = [*corpus.dev, *corpus.held_out]
+    balanced = {}
+    for stage in Stage:
+        harmless = _harmless(aside, stage)
+        points = metrics.thresholds(floor.score(harmless, stage))
+        balanced[stage] = points[OperatingPoint.BALANCED]
+    return FloorJudge(floor, balanced)
+
+
+def _harmless(samples: Sequence[Sample], stage: Stage) -> list[str]:
+    safe = labels_of(samples, stage) == 0
+    return [
+        sample.text
+        for sample, is_safe in zip(samples, safe, strict=True)
+        if is_safe and sample.role == _ROLE_OF[stage]
+    ]

@@ -1,191 +1,120 @@
-"""Measures the shipped detector on the test sets beside the TF-IDF floor: `sluiceway eval`.
+"""`sluiceway eval`: one suite from the settings to the report.
 
-Knows nothing about training the detector. Long texts are read in the same windows as in service.
+Knows nothing about how a suite measures.
 """
 
 from __future__ import annotations
 
-import json
-import random
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-import numpy as np
-
-from app.domain.conversation import Stage
-from app.domain.detection import OperatingPoint
+from app.config import Settings
 from app.domain.errors import ConfigurationError
-from app.inference.artefact import Artefact, load_artefact
-from app.inference.backend import Backend
-from app.inference.onnx_backend import OnnxBackend
-from app.training import metrics
-from app.training.corpus.datasets import Licences, Sample, labels_of, load_corpus, read_rows
-from app.training.corpus.templates import template_samples
-from app.training.evaluation.floor import Floor
-from app.training.prompt_detector.trainer import NAME, ROLE_OF
-from app.training.scoring import score_texts, stage_scores
-
-_SEED: Final = 7
-_STAGE_OF: Final = {"prompt": Stage.INPUT, "comment": Stage.INPUT, "response": Stage.OUTPUT}
-
-
-@dataclass(frozen=True, slots=True)
-class TestSet:
-    """Rows of one file with one role, and how many there were before the limit."""
-
-    name: str
-    role: str
-    rows: list[dict[str, Any]]
-    of_rows: int
-
-
-@dataclass(frozen=True, slots=True)
-class Contestant:
-    """Something that scores texts, and its balanced threshold for each stage."""
-
-    score: Callable[[Sequence[str], Stage], metrics.Scores]
-    balanced: Mapping[Stage, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One test set: figures of the detector and of the floor at their balanced thresholds."""
-
-    name: str
-    role: str
-    stage: str
-    rows: int
-    of_rows: int
-    unsafe: int
-    detector: dict[str, float | None]
-    floor: dict[str, float | None]
-
-
-def run(
-    data: Path,
-    *,
-    models: Path = Path("models"),
-    limit: int | None = None,
-    out: Path | None = None,
-    roles: Sequence[str] = ("prompt", "comment", "response"),
-    threads: int = 1,
-) -> list[Result]:
-    """Print a table with every test set; write it to `out` as JSON too.
-
-    Args:
-        data: The folder with `train`, `dev` and `test`; the floor trains on the first two.
-        models: The folder of the models.
-        limit: Rows per set at most, drawn with a fixed seed; all of them by default.
-        out: Where the JSON goes.
-        roles: Which kinds of sets are measured.
-        threads: Threads of ONNX Runtime.
-    """
-    began = time.perf_counter()
-    artefact = load_artefact(models / NAME)
-    backend = OnnxBackend(
-        artefact.path("model.onnx"),
-        artefact.path("tokenizer.json"),
-        max_tokens=artefact.window,
-        intra_op_threads=threads,
-    )
-    contestants = (_detector(artefact, backend), _floor(data, artefact))
-    print(f"floor trained in {time.perf_counter() - began:.0f} s")
-    print(HEADER)
-    results = []
-    for test in _sets(data, limit, roles):
-        results.append(_measured(test, *contestants))
-        print(line_of(results[-1]), flush=True)
-    print(f"{len(results)} sets in {time.perf_counter() - began:.0f} s")
-    if out is not None:
-        found = {"revision": artefact.revision, "results": [asdict(each) for each in results]}
-        out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    return results
-
-
-HEADER: Final = (
-    "| set | rows | unsafe | AUROC | floor | AUPRC | floor | F1 | floor | recall | floor"
-    " | FPR | floor |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|"
+from app.training.evaluation.floor import train_floor
+from app.training.evaluation.judging import Judge, open_judge
+from app.training.evaluation.machine import this_machine
+from app.training.evaluation.plots import precision_recall, reliability
+from app.training.evaluation.progress import progress
+from app.training.evaluation.report import Run, markdown, write
+from app.training.evaluation.sets import SEED, TestSet, read_sets
+from app.training.evaluation.suites import (
+    fairness,
+    fairness_report,
+    obfuscation,
+    obfuscation_report,
+    public,
+    public_report,
 )
 
+Suite = Literal["public", "obfuscation", "fairness"]
 
-def line_of(result: Result) -> str:
-    """One set as a row of the table; a figure that the set cannot give is left empty."""
-    rows = str(result.rows)
-    if result.rows < result.of_rows:
-        rows += f" of {result.of_rows}"
-    cells = [f"{result.name} ({result.role})", rows, str(result.unsafe)]
-    for figure in ("auroc", "auprc", "f1", "recall", "fpr"):
-        for model in (result.detector, result.floor):
-            value = model[figure]
-            cells.append("" if value is None else f"{value:.3f}")
-    return "| " + " | ".join(cells) + " |"
+_LIMITS: Final = {"public": public.LIMIT, "obfuscation": obfuscation.LIMIT, "fairness": 0}
+_PLOTS: Final = {"precision_recall.png": precision_recall, "reliability.png": reliability}
 
 
-def _detector(artefact: Artefact, backend: Backend) -> Contestant:
-    def score(texts: Sequence[str], stage: Stage) -> metrics.Scores:
-        rows = score_texts(backend, texts, window=artefact.window, overlap=artefact.overlap)
-        return stage_scores(rows, stage)
+async def evaluate(
+    settings: Settings,
+    suite: Suite,
+    data: Path,
+    *,
+    detectors: Sequence[str] = (),
+    limit: int | None = None,
+    out: Path | None = None,
+    floor: bool | None = None,
+) -> str:
+    """Run one suite; return the report, and write it to `out` with figures and plots.
 
-    balanced = {stage: artefact.thresholds[stage][OperatingPoint.BALANCED] for stage in Stage}
-    return Contestant(score, balanced)
+    Args:
+        settings: The service's own: which models, which policies.
+        suite: What is measured.
+        data: The folder of the data sets, or a file of labelled texts.
+        detectors: Those judged alone; by default every model in the default policy.
+        limit: Rows per set at most, 0 for all; by default what the suite finds sensible.
+        out: The report's folder.
+        floor: Whether word counts are measured too; by default if there is something to train on.
 
-
-def _floor(data: Path, artefact: Artefact) -> Contestant:
-    """The floor on the detector's training rows, its thresholds set as the detector's are."""
-    open_only = all(source.open_licence for source in artefact.sources)
-    licences: Licences = "open" if open_only else "all"
-    corpus = load_corpus(data, licences=licences, seed=_SEED, extra=template_samples())
-    floor = Floor(corpus.train, seed=_SEED)
-    balanced = {}
-    for stage in Stage:
-        harmless = _harmless([*corpus.dev, *corpus.held_out], stage)
-        points = metrics.thresholds(floor.score(harmless, stage))
-        balanced[stage] = points[OperatingPoint.BALANCED]
-    return Contestant(floor.score, balanced)
-
-
-def _harmless(samples: Sequence[Sample], stage: Stage) -> list[str]:
-    safe = labels_of(samples, stage) == 0
-    return [
-        sample.text
-        for sample, is_safe in zip(samples, safe, strict=True)
-        if is_safe and sample.role == ROLE_OF[stage]
-    ]
-
-
-def _sets(data: Path, limit: int | None, roles: Sequence[str]) -> Iterator[TestSet]:
-    paths = sorted((data / "test").glob("*.jsonl.gz"))
-    if not paths:
-        raise ConfigurationError(f"no test sets in {data / 'test'}")
-    for role in roles:
-        for path in paths:
-            rows = [row for row in read_rows(path) if row["role"] == role and row["text"].strip()]
-            total = len(rows)
-            if limit is not None and total > limit:
-                rows = random.Random(_SEED).sample(rows, limit)  # noqa: S311 - a fixed sample
-            if rows:
-                yield TestSet(path.name.removesuffix(".jsonl.gz"), role, rows, total)
+    Raises:
+        ConfigurationError: The data, a detector or the guard is not as it should be.
+    """
+    limit = _LIMITS[suite] if limit is None else limit
+    sets = read_sets(data, limit=limit if suite == "public" else 0)
+    async with open_judge(settings, detectors) as judge:
+        if suite == "public":
+            return await _public(judge, sets, data, limit, out, floor=floor)
+        run = _run(suite, judge, data, limit)
+        if suite == "obfuscation":
+            hidden = await obfuscation.measure(judge, obfuscation.prompts(sets, limit))
+            return _reported(run, out, hidden, list(obfuscation_report.sections(hidden)))
+        fair = await fairness.measure(judge, sets, limit)
+        return _reported(run, out, fair, list(fairness_report.sections(fair)))
 
 
-def _measured(test: TestSet, detector: Contestant, floor: Contestant) -> Result:
-    stage = _STAGE_OF[test.role]
-    texts = [row["text"] for row in test.rows]
-    labels = np.asarray([row["unsafe"] for row in test.rows], np.float64)
-    figures = []
-    for contestant in (detector, floor):
-        scores = contestant.score(texts, stage)
-        at_balanced = metrics.at_threshold(labels, scores, contestant.balanced[stage])
-        figures.append({**metrics.ranking(labels, scores), **at_balanced})
-    return Result(
-        name=test.name,
-        role=test.role,
-        stage=stage.value,
-        rows=len(labels),
-        of_rows=test.of_rows,
-        unsafe=int(labels.sum()),
-        detector=figures[0],
-        floor=figures[1],
+async def _public(
+    judge: Judge,
+    sets: Sequence[TestSet],
+    data: Path,
+    limit: int,
+    out: Path | None,
+    *,
+    floor: bool | None,
+) -> str:
+    trainable = (data / "train").is_dir()
+    if floor and not trainable:
+        raise ConfigurationError("the floor needs a folder of data sets with train/")
+    counted = None
+    if trainable if floor is None else floor:
+        with progress("floor", 1):
+            counted = train_floor(data)
+    judged = await public.judge_sets(judge, sets, counted)
+    result = await public.measure(judge, judged)
+    plots = [] if out is None else _drawn(judged, out)
+    run = _run("public", judge, data, limit)
+    return _reported(run, out, result, list(public_report.sections(result)), plots)
+
+
+def _drawn(judged: Sequence[public.JudgedSet], out: Path) -> list[str]:
+    out.mkdir(parents=True, exist_ok=True)
+    return [name for name, draw in _PLOTS.items() if draw(judged, out / name)]
+
+
+def _run(suite: Suite, judge: Judge, data: Path, limit: int) -> Run:
+    return Run(
+        suite=suite,
+        policy=judge.policy.name,
+        detectors=judge.detectors,
+        revisions=judge.revisions,
+        data=data.name,
+        limit=limit,
+        seed=SEED,
+        machine=this_machine(),
     )
+
+
+def _reported(
+    run: Run, out: Path | None, results: Any, sections: list[str], plots: Sequence[str] = ()
+) -> str:
+    text = markdown(run, sections, plots)
+    if out is not None:
+        write(out, run, results, text)
+    return text

@@ -12,14 +12,12 @@ from typing import Final
 
 import torch
 
-from app.training.corpus.datasets import load_corpus
 from app.training.corpus.sources import load_sources
-from app.training.corpus.templates import template_samples
 from app.training.moderator.fitting import Plan, Run, fit
 from app.training.moderator.measuring import evaluator
 from app.training.moderator.mixture import Mixture
-from app.training.moderator.trainer import BATCH_TOKENS, build, probe
-from app.training.moderator.trunks import CANDIDATES, Trunk
+from app.training.moderator.trainer import BATCH_TOKENS, build, probe, read_corpus
+from app.training.moderator.trunks import CANDIDATES, Trunk, candidate_of
 
 TERA: Final = 1e12
 
@@ -36,18 +34,19 @@ def compare(
     """Figures of each candidate after `budget` tera-operations of training; prints a table."""
     torch.set_num_threads(threads)
     work = cache / "moderator"
-    corpus = load_corpus(data, licences="all", seed=seed, extra=template_samples())
+    corpus = read_corpus(data, work, licences="all", seed=seed)
     sources = {source.name: source for source in load_sources()}
     found: dict[str, Mapping[str, float]] = {}
     for name in candidates:
-        network, layout, _ = build(CANDIDATES[name], work, seed=seed)
+        chosen = candidate_of(name)
+        network, layout, _ = build(chosen, work, seed=seed)
         trunk = network.trunk
         assert isinstance(trunk, Trunk)  # noqa: S101 - for the type checker
         mixture = Mixture(corpus.train, sources, layout, seed=seed)
         tokens = sum(len(example.ids) for example in mixture.epoch(0))
         epochs = budget * TERA / trunk.cost / tokens
         evaluate = evaluator(probe(corpus), layout)
-        plan = Plan(epochs, BATCH_TOKENS, CANDIDATES[name].rate, evaluations=1)
+        plan = Plan(epochs, BATCH_TOKENS, chosen.rate, evaluations=1)
         run = Run(work / f"compare-{name}-{seed}-{budget:g}")
         fit(network, mixture, plan, run, padding=layout.padding, seed=seed, evaluate=evaluate)
         found[name] = {"epochs": round(epochs, 3), **evaluate(network)}

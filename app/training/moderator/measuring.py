@@ -23,8 +23,21 @@ ORDINARY: Final = frozenset(
     {"instruct_benign", "alpaca_benign", "dolly_benign", "toxicdetector_sharegpt"}
 )
 """Sources of everyday prompts: their false alarms are what an operating point budgets."""
+CONTESTED: Final = frozenset({"dices990", "saferlhf_test", "rtp_continuations"})
+"""Sources whose harmless responses split their raters, or come from provoking prompts."""
 HARD: Final = frozenset({"cyberseceval_frr", "guardreasoner_mix", "piguard_valid"})
 """Sources whose harmless rows look harmful."""
+
+
+def budgeted(samples: Sequence[Sample], stage: Stage) -> NDArray[np.bool_]:
+    """Whose false alarms an operating point budgets: harmless everyday prompts and answers."""
+    safe = labels_of(samples, stage) == 0
+    if stage is Stage.INPUT:
+        usual = [sample.source in ORDINARY for sample in samples]
+    else:
+        usual = [s.role == "response" and s.source not in CONTESTED for s in samples]
+    budget: NDArray[np.bool_] = safe & np.asarray(usual)
+    return budget
 
 
 def framed(samples: Sequence[Sample], layout: Layout) -> list[list[int]]:
@@ -32,7 +45,7 @@ def framed(samples: Sequence[Sample], layout: Layout) -> list[list[int]]:
     return [
         layout.frame(
             layout.tokens(sample.text)[:WINDOW],
-            layout.tokens(sample.context) if sample.context else (),
+            layout.tokens(sample.context) if sample.context else None,
         )
         for sample in samples
     ]

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from app.domain.categories import Category
+from app.domain.chunker import both_ends
 from app.domain.normalization.normalize import normalize
 from app.inference.artefact import SpecialTokens
 from app.training.corpus.composites import bury
 from app.training.corpus.datasets import Sample
 from app.training.corpus.obfuscation import disguise
 from app.training.corpus.sources import Source
+from app.training.corpus.tasks import tasked
 from app.training.corpus.templates import SOURCE as OWN
 from app.training.outputs import CATEGORIES
 
@@ -33,9 +35,10 @@ CONTEXT: Final = 64
 
 DISGUISED: Final = 0.15
 BURIED: Final = 0.12
+TASKED: Final = 0.12
 WITHOUT_CONTEXT: Final = 0.3
-REFUSED: Final = 2000
-"""Pairs in an epoch of a harmful prompt and an answer that has nothing to do with it."""
+UNRELATED: Final = 2000
+"""Pairs in an epoch of a prompt and a harmless answer that has nothing to do with it."""
 
 _SHORT: Final = 300  # characters
 
@@ -79,16 +82,10 @@ class Layout:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
-    def frame(self, window: Sequence[int], context: Sequence[int] = ()) -> list[int]:
+    def frame(self, window: list[int], context: list[int] | None = None) -> list[int]:
         """What goes into the model."""
-        before = [*shortened(context), self.separator] if context else []
+        before = [*both_ends(context, CONTEXT), self.separator] if context else []
         return [self.start, *before, *window, self.end]
-
-
-def shortened(context: Sequence[int]) -> Sequence[int]:
-    """The first and the last half of what is kept of a long prompt."""
-    half = CONTEXT // 2
-    return context if len(context) <= CONTEXT else [*context[:half], *context[-half:]]
 
 
 def targets_of(sample: Sample, source: Source | None) -> NDArray[np.float32]:
@@ -144,9 +141,10 @@ class Mixture:
         self._fillers = [e.text for e in short if e.on_input == 0.0 and e.role == "prompt"]
         answers = [e for e in samples if e.role == "response" and e.on_output == 0.0]
         self._answers = [each.text for each in answers]
-        self._requests = [
-            each.text for each in samples if each.role == "prompt" and each.on_input == 1.0
-        ]
+        prompts = [each for each in samples if each.role == "prompt"]
+        self._requests = {
+            label: [each.text for each in prompts if each.on_input == label] for label in (0.0, 1.0)
+        }
 
     def epoch(self, number: int) -> list[Example]:
         """All examples of one epoch, in random order."""
@@ -168,13 +166,15 @@ class Mixture:
         if len(text) <= _SHORT and sample.role != "response" and chance.random() < BURIED:
             fillers = chance.choices(self._fillers, k=chance.randint(1, 7))
             text = bury(text, fillers, chance, max_words=130)
+        elif sample.role == "comment" and chance.random() < TASKED:
+            text = tasked(text, chance)
         elif chance.random() < DISGUISED:
             # As in service: the model reads what normalising makes of it, in all its views.
             text = chance.choice(normalize(disguise(text, chance))).text
         if context and chance.random() < WITHOUT_CONTEXT:
             context = ""
         ids = self._window(self._layout.tokens(text) or [self._layout.separator], chance)
-        before = self._layout.tokens(context) if context else ()
+        before = self._layout.tokens(context) if context else None
         targets = targets_of(sample, self._sources.get(sample.source))
         return Example(self._layout.frame(ids, before), targets)
 
@@ -188,12 +188,13 @@ class Mixture:
 
     def _unrelated(self, chance: random.Random) -> Iterator[Example]:
         """A harmless answer is harmless whatever was asked."""
-        if not self._answers or not self._requests:
+        if not self._answers or not all(self._requests.values()):
             return
         safe = np.asarray([math.nan, 0.02, *[0.0] * len(CATEGORIES)], np.float32)
-        for _ in range(REFUSED):
+        for _ in range(UNRELATED):
             answer = self._layout.tokens(chance.choice(self._answers))
-            request = self._layout.tokens(chance.choice(self._requests))
+            requests = self._requests[chance.choice((0.0, 1.0))]
+            request = self._layout.tokens(chance.choice(requests))
             yield Example(self._layout.frame(self._window(answer, chance), request), safe)
 
 

@@ -17,11 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from app.domain.chunker import both_ends
 from app.domain.conversation import Stage
 from app.domain.detection import OperatingPoint
 from app.inference.artefact import SpecialTokens, file_sha256
 from app.inference.onnx_backend import OnnxBackend
 from app.training import metrics
+from app.training.corpus.answers import answer_samples
 from app.training.corpus.datasets import Corpus, Licences, Sample, labels_of, load_corpus
 from app.training.corpus.sources import load_sources
 from app.training.corpus.templates import template_samples
@@ -29,22 +31,24 @@ from app.training.export import quantise, write_card
 from app.training.moderator.calibration import category_thresholds
 from app.training.moderator.fitting import Plan, Run, fit, logits_of
 from app.training.moderator.graph import export_graph
-from app.training.moderator.measuring import ORDINARY, evaluator, framed
+from app.training.moderator.measuring import budgeted, evaluator, framed
 from app.training.moderator.mixture import (
     CONTEXT,
     OVERLAP,
     WINDOW,
     Layout,
     Mixture,
-    shortened,
 )
 from app.training.moderator.network import Calibrated, Head, Network
 from app.training.moderator.plot import plot_log
-from app.training.moderator.trunks import CANDIDATES, Candidate, Trunk, read_tokenizer
+from app.training.moderator.trunks import Candidate, Trunk, candidate_of, read_tokenizer
 from app.training.outputs import CATEGORIES, STAGES
 from app.training.scoring import score_texts, stage_scores
 
 BATCH_TOKENS: Final = 3072
+ANSWERED: Final = 1300
+ANSWERED_HARMFUL: Final = 500
+"""Prompts that the embedded language model answers for training."""
 PROBE: Final = 1300
 """Rows of dev, and as many held-out ones, that are measured while training goes on."""
 
@@ -81,18 +85,19 @@ def train(
         ModelMissing: The package of the encoder is not installed.
     """
     torch.set_num_threads(threads)
+    chosen = candidate_of(candidate)
     work = cache / "moderator"
     run = Run(work / f"{candidate}-{licences}-{seed}")
 
     # 1) Data and network.
-    corpus = load_corpus(data, licences=licences, seed=seed, extra=template_samples())
+    corpus = read_corpus(data, work, licences=licences, seed=seed)
     print(corpus.summary, flush=True)
-    network, layout, tokenizer = build(CANDIDATES[candidate], work, seed=seed)
+    network, layout, tokenizer = build(chosen, work, seed=seed)
 
     # 2) Fit.
     sources = {source.name: source for source in load_sources()}
     mixture = Mixture(corpus.train, sources, layout, seed=seed)
-    plan = Plan(epochs=epochs, batch_tokens=BATCH_TOKENS, rate=CANDIDATES[candidate].rate)
+    plan = Plan(epochs=epochs, batch_tokens=BATCH_TOKENS, rate=chosen.rate)
     evaluate = evaluator(probe(corpus), layout)
     fit(network, mixture, plan, run, padding=layout.padding, seed=seed, evaluate=evaluate)
     plot_log(run.log, out / "training.png")
@@ -109,7 +114,7 @@ def train(
     shutil.copyfile(tokenizer, out / "tokenizer.json")
     trunk = network.trunk
     assert isinstance(trunk, Trunk)  # noqa: S101 - for the type checker
-    reader = _Reader(tokenizer, CANDIDATES[candidate].special, layout)
+    reader = _Reader(tokenizer, chosen.special, layout)
     facts = _facts(reader.scores(out / "model.onnx", measured), corpus)
     sample = probe(corpus)
     facts["int8"] = _int8_cost(reader.scores(full, sample), reader.scores(small, sample), sample)
@@ -125,7 +130,7 @@ def train(
         "window": WINDOW,
         "overlap": OVERLAP,
         "context_tokens": CONTEXT,
-        "special_tokens": asdict(CANDIDATES[candidate].special),
+        "special_tokens": asdict(chosen.special),
         "thresholds": facts.pop("thresholds"),
         "training": {
             "seed": seed,
@@ -144,6 +149,20 @@ def train(
     }
     write_card(out, card, ("model.onnx", "tokenizer.json"))
     print(json.dumps(facts, indent=2))
+
+
+def read_corpus(data: Path, work: Path, *, licences: Licences, seed: int) -> Corpus:
+    """The public sets, the project's own samples, and ordinary answers."""
+    corpus = load_corpus(data, licences=licences, seed=seed, extra=template_samples())
+    answers = answer_samples(
+        [*corpus.train, *corpus.held_out],
+        cache=work / f"answers-{licences}-{seed}.jsonl",
+        weights=work / "smollm2",
+        harmless=ANSWERED,
+        harmful=ANSWERED_HARMFUL,
+        seed=seed,
+    )
+    return corpus.extended(answers, held_out=0.25)
 
 
 def build(candidate: Candidate, work: Path, *, seed: int) -> tuple[Network, Layout, Path]:
@@ -195,7 +214,9 @@ class _Reader:
         )
         layout = self.layout
         before = [
-            [*shortened(layout.tokens(each.context)), layout.separator] if each.context else []
+            [*both_ends(layout.tokens(each.context), CONTEXT), layout.separator]
+            if each.context
+            else []
             for each in samples
         ]
         texts = [each.text for each in samples]
@@ -213,7 +234,7 @@ def _facts(scores: NDArray[np.float32], corpus: Corpus) -> dict[str, Any]:
         columns = slice(index * len(CATEGORIES), (index + 1) * len(CATEGORIES))
         by_category = scores[:, columns].astype(np.float64)
         known = ~np.isnan(labels)
-        points = category_thresholds(by_category[_ordinary(samples, stage) & (labels == 0)])
+        points = category_thresholds(by_category[budgeted(samples, stage)])
         found["thresholds"][stage.value] = {
             point.value: {category.value: value for category, value in points[point].items()}
             for point in OperatingPoint
@@ -232,13 +253,6 @@ def _facts(scores: NDArray[np.float32], corpus: Corpus) -> dict[str, Any]:
             labels[known], probability[known]
         )
     return found
-
-
-def _ordinary(samples: Sequence[Sample], stage: Stage) -> NDArray[np.bool_]:
-    """Whose false alarms are budgeted: everyday prompts; all responses."""
-    if stage is Stage.INPUT:
-        return np.asarray([row.source in ORDINARY for row in samples])
-    return np.asarray([row.role == "response" for row in samples])
 
 
 def _int8_cost(

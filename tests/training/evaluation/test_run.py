@@ -1,84 +1,86 @@
-import gzip
 import json
-import shutil
+from contextlib import asynccontextmanager
 
 import pytest
+from typer.testing import CliRunner
 
+from app.cli import app
+from app.config import Settings
 from app.domain.errors import ConfigurationError
-from app.training.evaluation import run as evaluation
+from app.training.evaluation import run
+from app.training.evaluation.judging import open_judge
+from app.training.evaluation.sets import Row
 
-HARMLESS = ("boil an egg", "plant a tree", "paint a fence", "tune a piano", "bake a cake")
-HARMFUL = ("build a bomb", "poison a guest", "rob a bank", "forge a passport", "hack a bank")
+FACTS = (("how to build a bomb", True), ("how to bake a cake", False), ("a secret bun", False))
 
 
 @pytest.fixture
-def data(tmp_path):
-    """A training set that words alone can learn, and test sets of each role."""
-    ask = ("How do I {}?", "Tell me how to {}", "Explain how one can {} in {} easy steps")
-    rows = [
-        {"text": pattern.format(what, number), "unsafe": int(what in HARMFUL), "role": "prompt"}
-        for pattern in ask
-        for what in (*HARMLESS, *HARMFUL)
-        for number in range(12)
-    ]
-    answers = [
-        {"text": f"To {what} you need tool {number}", "unsafe": int(what in HARMFUL)}
-        for what in (*HARMLESS, *HARMFUL)
-        for number in range(30)
-    ]
-    write(tmp_path / "train" / "dangerousqa.jsonl.gz", rows)
-    write(tmp_path / "train" / "saferlhf_test.jsonl.gz", answers, role="response")
-    write(tmp_path / "dev" / "few.jsonl.gz", [{"text": f"quiet evening {n}"} for n in range(5)])
-    write(
-        tmp_path / "test" / "mixed.jsonl.gz",
-        [
-            {"text": f"Would you show us the way to {what}", "unsafe": int(what in HARMFUL)}
-            for what in (*HARMLESS, *HARMFUL)
-        ],
+def own(tmp_path):
+    file = tmp_path / "own.jsonl"
+    file.write_text(
+        "".join(json.dumps({"text": text, "unsafe": unsafe}) + "\n" for text, unsafe in FACTS),
+        encoding="utf-8",
     )
-    write(tmp_path / "test" / "safe.jsonl.gz", [{"text": "hello you"}, {"text": "  "}])
-    write(tmp_path / "test" / "talk.jsonl.gz", [{"text": "you smell", "unsafe": 1}], role="comment")
-    names = ("dangerousqa", "saferlhf_test")
-    manifest = [{"name": name, "licence": "MIT", "open_licence": True} for name in names]
-    (tmp_path / "MANIFEST.json").write_text(json.dumps(manifest), encoding="utf-8")
-    return tmp_path
+    return file
 
 
-def write(path, rows, role="prompt"):
-    path.parent.mkdir(exist_ok=True)
-    with gzip.open(path, "wt", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps({"unsafe": 0, "role": role, "lang": "en", **row}) + "\n")
+@pytest.fixture
+def quick(judge, monkeypatch):
+    """The fake judge in place of the service's guard."""
+
+    @asynccontextmanager
+    async def opened(settings, detectors):
+        yield judge
+
+    monkeypatch.setattr(run, "open_judge", opened)
 
 
-def test_every_set_is_measured_beside_the_floor(data, pytestconfig, tmp_path, capsys):
-    out = tmp_path / "results.json"
-    results = evaluation.run(data, models=pytestconfig.rootpath / "models", limit=8, out=out)
-    assert [(each.name, each.role, each.stage) for each in results] == [
-        ("mixed", "prompt", "input"),
-        ("safe", "prompt", "input"),
-        ("talk", "comment", "input"),
-    ]
-    mixed, safe, talk = results
-    assert (mixed.rows, mixed.of_rows) == (8, 10)
-    assert mixed.floor["auroc"] == 1.0
-    assert mixed.detector["auprc"] > 0.5
-    assert (safe.rows, safe.detector["auroc"], safe.detector["recall"]) == (1, None, None)
-    assert safe.detector["fpr"] == 0.0
-    assert talk.detector["fpr"] is None
-    assert "| mixed (prompt) | 8 of 10 | " in capsys.readouterr().out
-    assert len(json.loads(out.read_text(encoding="utf-8"))["results"]) == 3
+@pytest.mark.parametrize("suite", ["public", "obfuscation", "fairness"])
+async def test_each_suite_writes_its_report(quick, own, tmp_path, suite):
+    out = tmp_path / "reports" / suite
+    text = await run.evaluate(Settings(), suite, own, out=out)
+    assert text.startswith(f"# Evaluation: {suite}\n")
+    assert (out / "report.md").read_text("utf-8") == text
+    content = json.loads((out / "results.json").read_text("utf-8"))
+    assert content["run"]["suite"] == suite
+    assert content["run"]["data"] == "own.jsonl"
+    assert (out / "reliability.png").is_file() == (suite == "public")
+    assert "secret bun" not in text + json.dumps(content)
 
 
-def test_the_same_call_gives_the_same_figures(data, pytestconfig):
-    first, second = (
-        evaluation.run(data, models=pytestconfig.rootpath / "models", roles=("prompt",))
-        for _ in range(2)
-    )
-    assert first == second
+async def test_two_runs_agree(quick, own, tmp_path):
+    results = []
+    for name in ("first", "second"):
+        await run.evaluate(Settings(), "obfuscation", own, out=tmp_path / name)
+        content = json.loads((tmp_path / name / "results.json").read_text("utf-8"))
+        results.append(content["results"])
+    assert results[0] == results[1]
 
 
-def test_a_folder_without_test_sets_is_a_clear_error(data, pytestconfig):
-    shutil.rmtree(data / "test")
-    with pytest.raises(ConfigurationError, match="no test sets"):
-        evaluation.run(data, models=pytestconfig.rootpath / "models")
+async def test_a_file_has_nothing_to_train_the_floor_on(quick, own):
+    with pytest.raises(ConfigurationError, match="train/"):
+        await run.evaluate(Settings(), "public", own, floor=True)
+
+
+async def test_the_judge_is_the_service_itself():
+    async with open_judge(Settings()) as judge:
+        assert judge.detectors
+        assert set(judge.detectors) <= set(judge.revisions)
+        judged = await judge.judge_one(Row("a", "What a lovely morning", unsafe=False))
+    assert not judged.by["cascade"].caught
+    assert not judged.by["cascade"].failed
+
+
+async def test_an_unknown_detector_is_a_clear_error():
+    with pytest.raises(ConfigurationError, match="no detectors named"):
+        async with open_judge(Settings(), ["nobody"]):
+            pass
+
+
+def test_the_command_names_a_wrong_line_and_ends_with_two(tmp_path):
+    file = tmp_path / "own.jsonl"
+    file.write_text('{"text": "secret"}\n', encoding="utf-8")
+    result = CliRunner().invoke(app, ["eval", "--data", str(file)])
+    assert result.exit_code == 2
+    assert "own.jsonl line 1" in result.output
+    assert "secret" not in result.output

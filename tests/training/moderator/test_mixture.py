@@ -11,7 +11,6 @@ from app.training.moderator.mixture import (
     WINDOW,
     Mixture,
     batches,
-    shortened,
     targets_of,
 )
 from app.training.outputs import CATEGORIES
@@ -79,10 +78,12 @@ def test_no_example_is_longer_than_context_and_window(tmp_path):
     assert lengths <= {WINDOW + CONTEXT + 3, WINDOW + 2}
 
 
-def test_a_long_context_keeps_its_two_ends():
-    assert shortened(list(range(CONTEXT * 3)))[0] == 0
-    assert shortened(list(range(CONTEXT * 3)))[-1] == CONTEXT * 3 - 1
-    assert len(shortened(list(range(CONTEXT * 3)))) == CONTEXT
+def test_a_long_context_keeps_its_two_ends(tmp_path):
+    layout = tiny_layout(tmp_path)
+    ids = layout.frame([5], list(range(CONTEXT * 3)))
+    assert ids[1] == 0
+    assert ids[CONTEXT] == CONTEXT * 3 - 1
+    assert len(ids) == CONTEXT + 4
 
 
 def test_a_response_is_framed_behind_its_prompt(tmp_path):

@@ -1,19 +1,21 @@
-"""The toxic prompt detector: windows of a text in, detections per category out.
+"""The detector behind a model: windows of a text, and what it answers, in; categories out.
 
 Knows nothing about policies or runtimes: it asks a backend for tokens and a batcher for scores.
+One class for every model folder (`prompt-detector`, `moderator`, `moderator-large`): what a model
+reads and what its scores mean stands in its card.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.domain.categories import Category
-from app.domain.chunker import windows
+from app.domain.chunker import both_ends, windows
 from app.domain.conversation import Stage
 from app.domain.detection import Detection, OperatingPoint, Scan
 from app.inference.artefact import Artefact
@@ -21,7 +23,7 @@ from app.inference.backend import Backend, Encoding
 from app.metrics import Metrics
 
 LOWEST_SCORE: Final = 0.02
-"""Below this a category is not worth a detection; every threshold lies above."""
+"""Below this a category is not worth a detection, unless its own threshold is lower still."""
 
 _INLINE_CHARACTERS: Final = 20_000
 """So much text is encoded in about five milliseconds; more would hold the event loop up."""
@@ -35,8 +37,12 @@ class Batcher(Protocol):
         ...
 
 
-class PromptDetector:
-    """Judges prompts and answers, as the model of `artefact` was trained to."""
+class Moderator:
+    """Judges prompts and answers, as the model of `artefact` was trained to.
+
+    A model that reads context gets that of an answer before every window of it, a separator
+    between the two.
+    """
 
     def __init__(
         self, artefact: Artefact, backend: Backend, batcher: Batcher, *, metrics: Metrics
@@ -44,11 +50,12 @@ class PromptDetector:
         self._artefact = artefact
         self._backend = backend
         self._batcher = batcher
+        self._floors = {stage: _floors(artefact, stage) for stage in artefact.stages}
         self._tokenization = metrics.tokenization_duration.labels(detector=artefact.name)
 
     @property
     def name(self) -> str:
-        """The name of the model's folder."""
+        """The name in the model's card."""
         return self._artefact.name
 
     @property
@@ -56,23 +63,28 @@ class PromptDetector:
         """The hash of the card, which holds the hash of every file."""
         return self._artefact.digest
 
+    @property
+    def reads_context(self) -> bool:
+        """Whether the model was trained with context."""
+        return self._artefact.context_tokens > 0
+
     def threshold(self, stage: Stage, category: Category, point: OperatingPoint) -> float:
         """The card's threshold."""
         return self._artefact.threshold(stage, category, point)
 
-    async def detect(self, texts: Sequence[str], stage: Stage) -> list[Scan]:
+    async def detect(self, texts: Sequence[str], stage: Stage, context: str = "") -> list[Scan]:
         """Judge every window of every text in one submission to the batcher."""
         with self._tokenization.time():
-            if sum(map(len, texts)) > _INLINE_CHARACTERS:
-                encodings = await asyncio.to_thread(self._encode, texts)
+            if len(context) + sum(map(len, texts)) > _INLINE_CHARACTERS:
+                prefix, encodings = await asyncio.to_thread(self._encode, texts, context)
             else:
-                encodings = self._encode(texts)
+                prefix, encodings = self._encode(texts, context)
         spans = [
             windows(len(encoding.ids), self._artefact.window, self._artefact.overlap)
             for encoding in encodings
         ]
         pieces = [
-            encoding.ids[start:end]
+            prefix + encoding.ids[start:end]
             for encoding, cuts in zip(encodings, spans, strict=True)
             for start, end in cuts
         ]
@@ -91,8 +103,15 @@ class PromptDetector:
             for encoding, cuts in zip(encodings, spans, strict=True)
         ]
 
-    def _encode(self, texts: Sequence[str]) -> list[Encoding]:
-        return [self._backend.encode(text) for text in texts]
+    def _encode(self, texts: Sequence[str], context: str) -> tuple[list[int], list[Encoding]]:
+        """What stands before every window, and the texts."""
+        return self._prefix(context), [self._backend.encode(text) for text in texts]
+
+    def _prefix(self, context: str) -> list[int]:
+        if not context or not self.reads_context:
+            return []
+        ids = both_ends(self._backend.encode(context).ids, self._artefact.context_tokens)
+        return [*ids, self._backend.separator_id] if ids else []
 
     def _detections(
         self, row: NDArray[np.float32], stage: Stage, start: int, end: int
@@ -100,8 +119,17 @@ class PromptDetector:
         categories = self._artefact.categories
         first = self._artefact.stages.index(stage) * len(categories)
         scores: list[float] = row[first : first + len(categories)].tolist()
+        floors = self._floors[stage]
         return [
             Detection(self.name, category, score, start, end)
             for category, score in zip(categories, scores, strict=True)
-            if score >= LOWEST_SCORE
+            if score >= floors[category]
         ]
+
+
+def _floors(artefact: Artefact, stage: Stage) -> Mapping[Category, float]:
+    """The score below which a category is left out: never one that is over a threshold."""
+    return {
+        category: min(LOWEST_SCORE, artefact.threshold(stage, category, OperatingPoint.STRICT))
+        for category in artefact.categories
+    }

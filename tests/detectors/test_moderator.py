@@ -1,9 +1,10 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from app.detectors.prompt_detector import LOWEST_SCORE, PromptDetector
+from app.detectors.moderator import LOWEST_SCORE, Moderator
 from app.domain.categories import Category
 from app.domain.conversation import Stage
 from app.domain.detection import Detection, Gap, OperatingPoint, Scan, Unscanned
@@ -11,6 +12,7 @@ from app.inference.artefact import Artefact, load_artefact
 from app.inference.backend import Encoding
 from app.inference.onnx_backend import OnnxBackend
 from app.metrics import Metrics
+from tests.tiny_model import write_model
 
 HATE, THREAT = Category.HATE, Category.THREAT
 
@@ -19,6 +21,7 @@ class WordBackend:
     """One token per character; `!` has no token. A window that holds an `x` is hateful."""
 
     max_tokens = 4
+    separator_id = ord("|")
 
     def encode(self, text):
         gaps = tuple(
@@ -45,7 +48,11 @@ class CountingBatcher:
 
 @pytest.fixture
 def tiny():
-    points = {OperatingPoint.STRICT: 0.2, OperatingPoint.BALANCED: 0.5, OperatingPoint.LOOSE: 0.9}
+    points = {
+        OperatingPoint.STRICT: {HATE: 0.2, THREAT: 0.3},
+        OperatingPoint.BALANCED: {HATE: 0.5, THREAT: 0.6},
+        OperatingPoint.LOOSE: {HATE: 0.9, THREAT: 0.9},
+    }
     return Artefact(
         name="tiny",
         revision="1",
@@ -70,7 +77,7 @@ def batcher():
 
 @pytest.fixture
 def detector(tiny, batcher):
-    return PromptDetector(tiny, batcher.backend, batcher, metrics=Metrics())
+    return Moderator(tiny, batcher.backend, batcher, metrics=Metrics())
 
 
 async def test_windows_become_spans_and_low_scores_nothing(detector):
@@ -110,6 +117,93 @@ async def test_a_long_input_is_read_whole(detector):
 def test_name_digest_and_thresholds_come_from_the_model(detector):
     assert (detector.name, detector.digest) == ("tiny", "abc")
     assert detector.threshold(Stage.INPUT, HATE, OperatingPoint.BALANCED) == 0.5
+    assert detector.threshold(Stage.INPUT, THREAT, OperatingPoint.BALANCED) == 0.6
+
+
+async def test_a_score_over_its_threshold_is_told_however_low(tiny, batcher):
+    low = {
+        point: {HATE: score, THREAT: 0.005}
+        for point, score in zip(OperatingPoint, (0.5,) * 3, strict=True)
+    }
+    artefact = replace(tiny, thresholds={Stage.INPUT: low, Stage.OUTPUT: low})
+    detector = Moderator(artefact, batcher.backend, batcher, metrics=Metrics())
+    (scan,) = await detector.detect(["x"], Stage.INPUT)
+    assert [(each.category, each.score) for each in scan.detections] == [
+        (HATE, 0.9),
+        (THREAT, 0.01),
+    ]
+
+
+# What an answer answers.
+
+
+@pytest.fixture
+def pairing(tiny, batcher):
+    return Moderator(replace(tiny, context_tokens=4), batcher.backend, batcher, metrics=Metrics())
+
+
+def seen(batcher):
+    return ["".join(map(chr, window)) for call in batcher.calls for window in call]
+
+
+async def test_the_context_stands_before_every_window(pairing, batcher):
+    scans = await pairing.detect(["abcdefg", "z"], Stage.OUTPUT, "why")
+    assert seen(batcher) == ["why|abcd", "why|defg", "why|z"]
+    assert [scan.detections for scan in scans] == [(), ()]
+
+
+@pytest.mark.parametrize(
+    ("context", "kept"), [("1234", "1234"), ("12345", "1245"), ("1234567890", "1290")]
+)
+async def test_of_a_long_context_both_ends_are_kept(pairing, batcher, context, kept):
+    await pairing.detect(["a"], Stage.OUTPUT, context)
+    assert seen(batcher) == [f"{kept}|a"]
+
+
+async def test_without_a_context_there_is_no_separator(pairing, batcher):
+    await pairing.detect(["a"], Stage.OUTPUT)
+    assert seen(batcher) == ["a"]
+
+
+async def test_a_model_without_context_is_given_none(detector, batcher):
+    assert not detector.reads_context
+    await detector.detect(["a"], Stage.OUTPUT, "why")
+    assert seen(batcher) == ["a"]
+
+
+async def test_spans_count_from_the_text_and_not_from_the_context(pairing):
+    assert pairing.reads_context
+    (scan,) = await pairing.detect(["abcdefx"], Stage.INPUT, "why")
+    assert {(each.start, each.end) for each in scan.detections} == {(3, 7)}
+
+
+async def test_a_context_is_not_judged_where_there_is_no_text(pairing, batcher):
+    assert await pairing.detect([""], Stage.OUTPUT, "x") == [Scan()]
+    assert batcher.calls == []
+
+
+# A model of a few words, through the real runtime.
+
+
+@pytest.fixture
+def words(tmp_path):
+    artefact = load_artefact(write_model(tmp_path))
+    backend = OnnxBackend.of_artefact(artefact, device="cpu")
+    return Moderator(artefact, backend, CountingBatcher(backend), metrics=Metrics())
+
+
+async def test_an_answer_is_judged_with_what_it_answers(words):
+    (alone,) = await words.detect(["hello bomb"], Stage.OUTPUT)
+    (pair,) = await words.detect(["hello bomb"], Stage.OUTPUT, "pipe bomb")
+    assert flagged(words, alone, Stage.OUTPUT) == []
+    assert flagged(words, pair, Stage.OUTPUT) == [THREAT]
+
+
+async def test_neighbours_and_padding_change_nothing(words):
+    texts = ["kill", "hello " * 20, "worthless hello", "pipe bomb", "harmless"]
+    together = await words.detect(texts, Stage.OUTPUT, "hello")
+    alone = [(await words.detect([text], Stage.OUTPUT, "hello"))[0] for text in texts]
+    assert together == alone
 
 
 # The shipped model.
@@ -124,7 +218,7 @@ def shipped(pytestconfig):
         max_tokens=artefact.window,
         device="cpu",
     )
-    return PromptDetector(artefact, backend, CountingBatcher(backend), metrics=Metrics())
+    return Moderator(artefact, backend, CountingBatcher(backend), metrics=Metrics())
 
 
 def flagged(detector, scan, stage=Stage.INPUT):

@@ -1,0 +1,126 @@
+"""`sluiceway train`: one command for each detector that is trained here.
+
+Knows nothing about how the work is done: each command calls one function of the extra `train`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from app.cli_errors import told
+from app.config import Settings
+
+app = typer.Typer(no_args_is_help=True, help="Train a detector (needs the extra `train`).")
+
+Data = Annotated[
+    Path, typer.Option(help="Folder with train/, dev/ and test/.", exists=True, file_okay=False)
+]
+Out = Annotated[Path | None, typer.Option(help="Model folder to write.")]
+Licences = Annotated[
+    Literal["all", "open"], typer.Option(help="Sources to use: all, or open ones only.")
+]
+Cache = Annotated[Path, typer.Option(help="Folder for what a run keeps; a stopped run resumes.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of torch; another number, other bits.")]
+
+
+@app.command("moderator")
+def train_moderator(
+    data: Data,
+    out: Out = None,
+    encoder: Annotated[str, typer.Option(help="minilm, e5, smollm2-10 or smollm2-16.")] = "minilm",
+    epochs: Annotated[float, typer.Option(min=0.01, help="Passes over the mixture.")] = 2.0,
+    licences: Licences = "all",
+    *,
+    cache: Cache = Path("cache"),
+    seed: Seed = 7,
+    threads: Threads = 1,
+) -> None:
+    """Fine-tune an encoder into a moderator and export it."""
+    from app.training.moderator.trainer import train  # noqa: PLC0415 - an extra
+
+    with told():
+        large = encoder.startswith("smollm2")
+        target = out or Settings().models.folder / ("moderator-large" if large else "moderator")
+        train(
+            data,
+            target,
+            name="moderator_large" if large else "moderator",
+            candidate=encoder,
+            epochs=epochs,
+            licences=licences,
+            cache=cache,
+            seed=seed,
+            threads=threads,
+        )
+
+
+@app.command("compare-moderators")
+def compare_moderators(
+    data: Data,
+    budget: Annotated[
+        float, typer.Option(min=0.001, help="Tera-operations of training for each encoder.")
+    ] = 40.0,
+    encoders: Annotated[str, typer.Option(help="Which ones, with commas.")] = (
+        "minilm,e5,smollm2-10,smollm2-16"
+    ),
+    cache: Cache = Path("cache"),
+    *,
+    seed: Seed = 7,
+    threads: Threads = 1,
+) -> None:
+    """Fine-tune each encoder at one budget and print their figures on dev and held-out rows."""
+    from app.training.moderator.comparison import compare  # noqa: PLC0415 - an extra
+
+    with told():
+        names = [name.strip() for name in encoders.split(",") if name.strip()]
+        compare(data, budget=budget, candidates=names, cache=cache, seed=seed, threads=threads)
+
+
+@app.command("prompt-detector")
+def train_prompt_detector(
+    data: Data,
+    out: Out = None,
+    licences: Licences = "all",
+    cache: Cache = Path("cache"),
+    seed: Seed = 7,
+) -> None:
+    """Train the toxic prompt detector and export it."""
+    from app.training.prompt_detector.trainer import train  # noqa: PLC0415 - an extra
+
+    with told():
+        target = out or Settings().models.folder / "prompt-detector"
+        train(data, target, licences=licences, cache=cache, seed=seed)
+
+
+@app.command("toxicdetector")
+def train_toxicdetector(
+    data: Data,
+    out: Out = None,
+    licences: Licences = "all",
+    cache: Cache = Path("cache"),
+    *,
+    seed: Seed = 7,
+    part: Annotated[
+        Literal["all", "model", "protocol", "cost"],
+        typer.Option(help="The shipped model, the paper's protocol, the milliseconds, or all."),
+    ] = "all",
+) -> None:
+    """Train ToxicDetector on the embedded language model; repeat the paper's measurements."""
+    from app.training.toxicdetector.trainer import train  # noqa: PLC0415 - an extra
+
+    with told():
+        settings = Settings()
+        target = out or settings.models.folder / "toxicdetector"
+        train(
+            data,
+            target,
+            weights=settings.generation.cache,
+            licences=licences,
+            cache=cache,
+            seed=seed,
+            part=part,
+        )

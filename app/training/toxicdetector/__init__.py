@@ -1,0 +1,1 @@
+"""ToxicDetector on the embedded language model: `sluiceway train toxicdetector`."""
