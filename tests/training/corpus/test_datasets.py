@@ -7,7 +7,7 @@ import pytest
 from app.domain.categories import Category
 from app.domain.errors import ConfigurationError
 from app.training.corpus.composites import composite_samples
-from app.training.corpus.datasets import Overlap, Sample, load_corpus, split
+from app.training.corpus.datasets import Overlap, Sample, load_corpus, read_rows, split
 from app.training.corpus.sources import Source, load_sources
 from app.training.corpus.templates import template_samples
 
@@ -160,3 +160,14 @@ def test_composites_bury_a_labelled_text_among_harmless_ones():
         assert ("the bad one" in each.text) == (each.on_input == 1.0)
         assert ("the bad one" in each.text) == (each.categories == (Category.HATE,))
         assert "harmless" in each.text
+
+
+def test_what_is_added_later_is_checked_and_split_like_the_rest(data):
+    corpus = load_corpus(data, licences="all", seed=1)
+    test_text = read_rows(next((data / "test").glob("*.jsonl.gz")))[0]["text"]
+    made = [Sample(f"an answer number {n}", "made", 0.0, 0.0) for n in range(200)]
+    longer = corpus.extended([*made, Sample(test_text, "made", 0.0, 0.0)], held_out=0.25)
+    added = len(longer.train) - len(corpus.train)
+    kept = len(longer.held_out) - len(corpus.held_out)
+    assert added + kept == 200
+    assert 20 < kept < 80
