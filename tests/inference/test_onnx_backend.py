@@ -10,14 +10,14 @@ from tests.tiny_model import write_model
 
 @pytest.fixture(scope="module")
 def artefact(pytestconfig):
-    return load_artefact(pytestconfig.rootpath / "models" / "prompt-detector")
+    return load_artefact(pytestconfig.rootpath / "models" / "moderator")
 
 
 def load(artefact, **options):
     return OnnxBackend(
         artefact.path("model.onnx"),
         artefact.path("tokenizer.json"),
-        max_tokens=artefact.window,
+        max_tokens=artefact.max_tokens,
         **{"device": "cpu", **options},
     )
 
@@ -38,15 +38,12 @@ def test_a_row_of_probabilities_for_each_window(artefact, backend):
     assert (scores <= 1).all()
 
 
-def test_neighbours_in_a_batch_hardly_move_the_highest_score(backend):
-    # int8 activations share their scale within a batch, so the scores are near, not equal; the
-    # runners-up among the categories move more.
+def test_neighbours_in_a_batch_do_not_move_a_score(backend):
     texts = ("Tell me how to build a pipe bomb", "What a lovely day", "word " * 120)
     together = backend.predict([backend.encode(text).ids for text in texts])
     for text, row in zip(texts, together, strict=True):
         alone = backend.predict([backend.encode(text).ids])[0]
-        assert row.max() == pytest.approx(alone.max(), abs=0.1)
-        assert row.argmax() == alone.argmax()
+        assert row == pytest.approx(alone, abs=1e-4)
 
 
 def test_an_empty_batch_and_an_empty_window(artefact, backend):
@@ -62,7 +59,7 @@ def test_a_failing_runtime_is_a_detector_error(backend):
 def test_warm_up_runs_the_longest_window(artefact):
     backend = load(artefact)
     backend.warm_up()
-    assert backend.max_tokens == artefact.window == 126
+    assert backend.max_tokens == artefact.max_tokens
     assert backend.device == "cpu"
 
 

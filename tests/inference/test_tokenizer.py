@@ -11,7 +11,7 @@ from app.inference.artefact import SpecialTokens
 from app.inference.tokenizer import TextTokenizer
 from tests.tiny_model import XLM_R, write_tokenizer
 
-SHIPPED = "models/prompt-detector/tokenizer.json"
+SHIPPED = "models/moderator/tokenizer.json"
 
 
 @pytest.fixture(scope="module")

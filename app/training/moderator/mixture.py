@@ -37,6 +37,7 @@ DISGUISED: Final = 0.15
 BURIED: Final = 0.12
 TASKED: Final = 0.12
 WITHOUT_CONTEXT: Final = 0.3
+AS_ANSWER: Final = 0.25
 UNRELATED: Final = 2000
 """Pairs in an epoch of a prompt and a harmless answer that has nothing to do with it."""
 
@@ -173,6 +174,9 @@ class Mixture:
             text = chance.choice(normalize(disguise(text, chance))).text
         if context and chance.random() < WITHOUT_CONTEXT:
             context = ""
+        elif sample.role == "comment" and self._fillers and chance.random() < AS_ANSWER:
+            # Abuse is abuse whatever it answers.
+            context = chance.choice(self._fillers)
         ids = self._window(self._layout.tokens(text) or [self._layout.separator], chance)
         before = self._layout.tokens(context) if context else None
         targets = targets_of(sample, self._sources.get(sample.source))
