@@ -11,10 +11,35 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+from torch import nn
+
 from app.inference.artefact import CARD, file_sha256
 
 _HEAD: Final = "calibrated"
 """In the names of the nodes that make scores from what the encoder found."""
+
+_OPSET: Final = 17
+
+
+def write_graph(module: nn.Module, target: Path) -> None:
+    """Write the fp32 graph of a module: `input_ids` and `attention_mask` to `scores`.
+
+    Both inputs are free in batch and length.
+    """
+    ids = torch.tensor([[5, 9, 8, 6], [5, 9, 6, 0]])
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
+    free = {0: "batch", 1: "length"}
+    torch.onnx.export(
+        module.eval(),
+        (ids, mask),
+        str(target),
+        input_names=["input_ids", "attention_mask"],
+        output_names=["scores"],
+        dynamic_axes={"input_ids": free, "attention_mask": free, "scores": {0: "batch"}},
+        opset_version=_OPSET,
+        dynamo=False,  # tracing is enough: no control flow, and both axes stay free
+    )
 
 
 def quantise(source: Path, target: Path) -> None:

@@ -19,6 +19,7 @@ from app.generation.weights import prepare_weights
 from app.training.corpus.datasets import Sample
 
 SOURCE: Final = "smollm2_answers"
+LICENCE: Final = "Apache-2.0 (written by SmolLM2-135M-Instruct)"
 
 _BATCH: Final = 48
 _NEW_TOKENS: Final = 90

@@ -113,15 +113,17 @@ class Corpus:
     duplicates_removed: int
     overlap: Overlap
 
-    def extended(self, samples: Sequence[Sample], *, held_out: float) -> Corpus:
-        """With `samples` that were made after reading; those that overlap are left out here, too.
+    def extended(self, samples: Sequence[Sample], *, held_out: float, licence: str) -> Corpus:
+        """With `samples` of one open source that were made after reading, less those that overlap.
 
         A part of `held_out` of them, chosen by their texts, is kept from training.
         """
         fresh = [sample for sample in samples if not self.overlap.has(sample.text)]
         kept = [sample for sample in fresh if _share(sample.text) < held_out]
+        facts = SourceFacts(fresh[0].source, licence, True, len(fresh)) if fresh else None
         return replace(
             self,
+            sources=(*self.sources, *([facts] if facts else [])),
             train=self.train + [each for each in fresh if _share(each.text) >= held_out],
             held_out=self.held_out + kept,
         )

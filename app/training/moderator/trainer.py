@@ -23,14 +23,14 @@ from app.domain.detection import OperatingPoint
 from app.inference.artefact import SpecialTokens, file_sha256
 from app.inference.onnx_backend import OnnxBackend
 from app.training import metrics
+from app.training.corpus.answers import LICENCE as ANSWERS_LICENCE
 from app.training.corpus.answers import answer_samples
 from app.training.corpus.datasets import Corpus, Licences, Sample, labels_of, load_corpus
 from app.training.corpus.sources import load_sources
 from app.training.corpus.templates import template_samples
-from app.training.export import quantise, write_card
+from app.training.export import quantise, write_card, write_graph
 from app.training.moderator.calibration import category_thresholds
 from app.training.moderator.fitting import Plan, Run, fit, logits_of
-from app.training.moderator.graph import export_graph
 from app.training.moderator.measuring import budgeted, evaluator, framed
 from app.training.moderator.mixture import (
     CONTEXT,
@@ -88,6 +88,7 @@ def train(
     chosen = candidate_of(candidate)
     work = cache / "moderator"
     run = Run(work / f"{candidate}-{licences}-{seed}")
+    out.mkdir(parents=True, exist_ok=True)  # before hours of work, not after them
 
     # 1) Data and network.
     corpus = read_corpus(data, work, licences=licences, seed=seed)
@@ -106,7 +107,7 @@ def train(
     measured = [*corpus.dev, *corpus.held_out]
     calibrated = calibrate(network, measured, layout)
     full, small = run.folder / "model.fp32.onnx", run.folder / "model.int8.onnx"
-    export_graph(calibrated, full)
+    write_graph(calibrated, full)
     quantise(full, small)
 
     # 4) Install, and measure what was installed.
@@ -162,7 +163,7 @@ def read_corpus(data: Path, work: Path, *, licences: Licences, seed: int) -> Cor
         harmful=ANSWERED_HARMFUL,
         seed=seed,
     )
-    return corpus.extended(answers, held_out=0.25)
+    return corpus.extended(answers, held_out=0.25, licence=ANSWERS_LICENCE)
 
 
 def build(candidate: Candidate, work: Path, *, seed: int) -> tuple[Network, Layout, Path]:

@@ -166,8 +166,12 @@ def test_what_is_added_later_is_checked_and_split_like_the_rest(data):
     corpus = load_corpus(data, licences="all", seed=1)
     test_text = read_rows(next((data / "test").glob("*.jsonl.gz")))[0]["text"]
     made = [Sample(f"an answer number {n}", "made", 0.0, 0.0) for n in range(200)]
-    longer = corpus.extended([*made, Sample(test_text, "made", 0.0, 0.0)], held_out=0.25)
+    longer = corpus.extended(
+        [*made, Sample(test_text, "made", 0.0, 0.0)], held_out=0.25, licence="own"
+    )
     added = len(longer.train) - len(corpus.train)
     kept = len(longer.held_out) - len(corpus.held_out)
     assert added + kept == 200
     assert 20 < kept < 80
+    assert longer.sources[-1].name == "made"
+    assert longer.sources[-1].rows == 200

@@ -84,8 +84,7 @@ def tiny(monkeypatch):
 
 @pytest.mark.filterwarnings("ignore")  # the exporter of torch warns of its own age
 def test_what_is_trained_is_a_model_that_the_service_reads(data, tmp_path):
-    out = tmp_path / "moderator"
-    out.mkdir()
+    out = tmp_path / "models" / "moderator"
     trainer.train(data, out, name="moderator", candidate="tiny", epochs=3, cache=tmp_path / "cache")
     artefact = load_artefact(out)
     assert artefact.name == "moderator"
