@@ -31,7 +31,7 @@ Threads = Annotated[int, typer.Option(min=1, help="Threads of torch; another num
 def train_moderator(
     data: Data,
     out: Out = None,
-    encoder: Annotated[str, typer.Option(help="minilm, e5, smollm2-10 or smollm2-16.")] = "minilm",
+    encoder: Annotated[str, typer.Option(help="minilm, e5, smollm2-9 or smollm2-16.")] = "minilm",
     epochs: Annotated[float, typer.Option(min=0.01, help="Passes over the mixture.")] = 2.0,
     licences: Licences = "all",
     *,
@@ -41,14 +41,15 @@ def train_moderator(
 ) -> None:
     """Fine-tune an encoder into a moderator and export it."""
     from app.training.moderator.trainer import train  # noqa: PLC0415 - an extra
+    from app.training.moderator.trunks import candidate_of  # noqa: PLC0415 - the same
 
     with told():
-        large = encoder.startswith("smollm2")
-        target = out or Settings().models.folder / ("moderator-large" if large else "moderator")
+        name = "moderator_large" if candidate_of(encoder).large else "moderator"
+        target = out or Settings().models.folder / name.replace("_", "-")
         train(
             data,
             target,
-            name="moderator_large" if large else "moderator",
+            name=name,
             candidate=encoder,
             epochs=epochs,
             licences=licences,
@@ -65,7 +66,7 @@ def compare_moderators(
         float, typer.Option(min=0.001, help="Tera-operations of training for each encoder.")
     ] = 40.0,
     encoders: Annotated[str, typer.Option(help="Which ones, with commas.")] = (
-        "minilm,e5,smollm2-10,smollm2-16"
+        "minilm,e5,smollm2-9,smollm2-16"
     ),
     cache: Cache = Path("cache"),
     *,

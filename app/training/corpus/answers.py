@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import math
-import random
 import re
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,14 +47,20 @@ def answer_samples(
         harmful: How many harmful ones.
         seed: Of the draw and of the sampling.
     """
-    chance = random.Random(seed)  # noqa: S311 - reproducible, no secret
+    known = _kept(cache)
+
+    def order(prompt: Sample) -> tuple[bool, bytes]:
+        """Answered ones first, then by a hash: a wider corpus asks for few new answers."""
+        return prompt.text not in known, sha256(
+            f"{seed} {prompt.text}".encode(errors="replace")
+        ).digest()
+
     short = [p for p in prompts if p.role == "prompt" and len(p.text) <= _LONGEST_PROMPT]
     chosen: list[Sample] = []
     for label, count in ((0.0, harmless), (1.0, harmful)):
-        pool = [prompt for prompt in short if prompt.on_input == label]
-        chosen += chance.sample(pool, min(count, len(pool)))
-    chance.shuffle(chosen)
-    answers = _answers([prompt.text for prompt in chosen], cache, weights, seed)
+        chosen += sorted((p for p in short if p.on_input == label), key=order)[:count]
+    chosen.sort(key=order)
+    answers = _answers([prompt.text for prompt in chosen], known, cache, weights, seed)
     return [
         Sample(
             answers[prompt.text],
@@ -71,11 +77,16 @@ def answer_samples(
     ]
 
 
-def _answers(prompts: Sequence[str], cache: Path, weights: Path, seed: int) -> dict[str, str]:
-    known: dict[str, str] = {}
-    if cache.is_file():
-        rows = (json.loads(line) for line in cache.read_text("utf-8").splitlines())
-        known = {row["prompt"]: row["answer"] for row in rows}
+def _kept(cache: Path) -> dict[str, str]:
+    if not cache.is_file():
+        return {}
+    rows = (json.loads(line) for line in cache.read_text("utf-8").splitlines())
+    return {row["prompt"]: row["answer"] for row in rows}
+
+
+def _answers(
+    prompts: Sequence[str], known: dict[str, str], cache: Path, weights: Path, seed: int
+) -> dict[str, str]:
     missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]
     if not missing:
         return known

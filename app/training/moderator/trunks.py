@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +21,7 @@ from typing_extensions import override
 from app.domain.errors import ConfigurationError
 from app.generation.weights import prepare_weights
 from app.inference.artefact import SpecialTokens
+from app.training.moderator.vocabulary import cut_vocabulary
 from app.training.prompt_detector.embeddings import encoder_files
 from app.training.prompt_detector.tokenizer_build import build_tokenizer
 
@@ -80,16 +81,22 @@ class Trunk(nn.Module):
 class Candidate:
     """One way to build a moderator.
 
-    `tokenizer` is the file that ships; `rate` the highest learning rate that was stable on dev.
+    Args:
+        name: What the command line calls it.
+        special: The tokens around a text.
+        load: From a cache folder and the training texts to the trunk and the tokenizer that ships.
+        rate: The highest learning rate that was stable on dev.
+        large: Whether it is too slow to be the default.
     """
 
     name: str
     special: SpecialTokens
-    load: Callable[[Path], tuple[Trunk, Path]]
+    load: Callable[[Path, Sequence[str]], tuple[Trunk, Path]]
     rate: float
+    large: bool = False
 
 
-def _minilm(cache: Path) -> tuple[Trunk, Path]:
+def _minilm(cache: Path, _: Sequence[str]) -> tuple[Trunk, Path]:
     from transformers import AutoModel  # noqa: PLC0415 - seconds to import
 
     files = encoder_files()
@@ -101,7 +108,7 @@ def _minilm(cache: Path) -> tuple[Trunk, Path]:
     return Trunk(encoder, name="all-MiniLM-L6-v2", licence="Apache-2.0"), target
 
 
-def _e5(cache: Path) -> tuple[Trunk, Path]:
+def _e5(cache: Path, _: Sequence[str]) -> tuple[Trunk, Path]:
     from transformers import AutoModel  # noqa: PLC0415 - seconds to import
 
     from app.training.moderator.e5 import e5_folder  # noqa: PLC0415 - a candidate among several
@@ -113,10 +120,15 @@ def _e5(cache: Path) -> tuple[Trunk, Path]:
     return Trunk(encoder, name="multilingual-e5-small", licence="MIT"), folder / "tokenizer.json"
 
 
-def _smollm2(layers: int, frozen: int) -> Callable[[Path], tuple[Trunk, Path]]:
-    """The first layers of the embedded language model, without its last norm and its head."""
+def _smollm2(
+    layers: int, frozen: int, vocabulary: int | None = None
+) -> Callable[[Path, Sequence[str]], tuple[Trunk, Path]]:
+    """The first layers of the embedded language model, without its last norm and its head.
 
-    def load(cache: Path) -> tuple[Trunk, Path]:
+    With a size of the `vocabulary`, only the tokens that the training texts use most are kept.
+    """
+
+    def load(cache: Path, texts: Sequence[str]) -> tuple[Trunk, Path]:
         from transformers import LlamaConfig, LlamaModel  # noqa: PLC0415 - seconds to import
 
         folder = prepare_weights(cache / "smollm2")
@@ -126,9 +138,17 @@ def _smollm2(layers: int, frozen: int) -> Callable[[Path], tuple[Trunk, Path]]:
             folder, config=config, dtype=torch.float32, attn_implementation=ATTENTION
         )
         encoder.norm.weight.data.fill_(1.0)  # made for the states of the last layer, not of this
-        target = cache / "smollm2-tokenizer.json"
-        shutil.copyfile(folder / "tokenizer.json", target)
-        _without_bounds(target)
+        target = cache / f"smollm2-{layers}-tokenizer.json"
+        partial = target.with_suffix(".partial")
+        shutil.copyfile(folder / "tokenizer.json", partial)
+        _without_bounds(partial)
+        if vocabulary:
+            special = (SMOLLM2.start, SMOLLM2.end, SMOLLM2.padding)
+            kept = cut_vocabulary(partial, partial, texts, size=vocabulary, special=special)
+            whole = encoder.embed_tokens
+            encoder.embed_tokens = nn.Embedding(vocabulary, whole.embedding_dim)
+            encoder.embed_tokens.weight.data = whole.weight.data[torch.from_numpy(kept)]
+        partial.rename(target)
         name = f"SmolLM2-135M-Instruct, first {layers} layers"
         return Trunk(encoder, name=name, licence="Apache-2.0", frozen=frozen), target
 
@@ -146,9 +166,9 @@ CANDIDATES: Final = {
     candidate.name: candidate
     for candidate in (
         Candidate("minilm", BERT, _minilm, 1.5e-4),
-        Candidate("e5", XLM_R, _e5, 1.5e-4),
-        Candidate("smollm2-10", SMOLLM2, _smollm2(10, 4), 2e-4),
-        Candidate("smollm2-16", SMOLLM2, _smollm2(16, 6), 2e-4),
+        Candidate("e5", XLM_R, _e5, 2.5e-4),
+        Candidate("smollm2-9", SMOLLM2, _smollm2(9, 3, vocabulary=13312), 6e-4),
+        Candidate("smollm2-16", SMOLLM2, _smollm2(16, 6), 6e-4, large=True),
     )
 }
 

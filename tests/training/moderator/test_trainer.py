@@ -69,7 +69,8 @@ def data(tmp_path):
 def tiny(monkeypatch):
     before = torch.get_num_threads()
 
-    def load(cache):
+    def load(cache, texts):
+        assert texts
         cache.mkdir(parents=True, exist_ok=True)
         return tiny_trunk(), tiny_tokenizer(cache / "tiny.json")
 
