@@ -12,10 +12,12 @@ from typing import Final
 
 import torch
 
+from app.training.corpus.datasets import Licences
 from app.training.corpus.sources import load_sources
-from app.training.moderator.fitting import Plan, Run, fit
+from app.training.moderator.fitting import Evaluate, Plan, Run, fit
 from app.training.moderator.measuring import evaluator
 from app.training.moderator.mixture import Mixture
+from app.training.moderator.network import Network
 from app.training.moderator.trainer import BATCH_TOKENS, build, probe, read_corpus
 from app.training.moderator.trunks import CANDIDATES, Trunk, candidate_of
 
@@ -27,14 +29,19 @@ def compare(
     *,
     budget: float,
     candidates: Sequence[str] = tuple(CANDIDATES),
+    licences: Licences = "all",
     cache: Path = Path("cache"),
     seed: int = 7,
     threads: int = 1,
 ) -> dict[str, Mapping[str, float]]:
-    """Figures of each candidate after `budget` tera-operations of training; prints a table."""
+    """Figures of each candidate after `budget` tera-operations of training; prints a table.
+
+    Figures that begin with `dev` are of the dev sets alone: they are the same rows whatever the
+    licences, and no source of theirs is in the training rows.
+    """
     torch.set_num_threads(threads)
     work = cache / "moderator"
-    corpus = read_corpus(data, work, licences="all", seed=seed)
+    corpus = read_corpus(data, work, licences=licences, seed=seed)
     sources = {source.name: source for source in load_sources()}
     found: dict[str, Mapping[str, float]] = {}
     for name in candidates:
@@ -45,14 +52,22 @@ def compare(
         mixture = Mixture(corpus.train, sources, layout, seed=seed)
         tokens = sum(len(example.ids) for example in mixture.epoch(0))
         epochs = budget * TERA / trunk.cost / tokens
-        evaluate = evaluator(probe(corpus), layout)
+        evaluate = _both(evaluator(probe(corpus), layout), evaluator(corpus.dev, layout))
         plan = Plan(epochs, BATCH_TOKENS, chosen.rate, evaluations=1)
-        run = Run(work / f"compare-{name}-{seed}-{budget:g}")
+        run = Run(work / f"compare-{name}-{licences}-{seed}-{budget:g}")
         fit(network, mixture, plan, run, padding=layout.padding, seed=seed, evaluate=evaluate)
         found[name] = {"epochs": round(epochs, 3), **evaluate(network)}
         print(name, found[name], flush=True)
     print(table(found))
     return found
+
+
+def _both(probed: Evaluate, on_dev: Evaluate) -> Evaluate:
+    def evaluate(network: Network) -> dict[str, float]:
+        of_dev = {f"dev_{name}": value for name, value in on_dev(network).items()}
+        return {**probed(network), **of_dev}
+
+    return evaluate
 
 
 def table(found: Mapping[str, Mapping[str, float]]) -> str:

@@ -109,6 +109,7 @@ def test_candidates_are_compared_at_one_budget(data, tmp_path, capsys):
         data, budget=cost * 1_500 / comparison.TERA, candidates=["tiny"], cache=tmp_path
     )
     assert found["tiny"]["epochs"] < 1
+    assert {"prompt_auprc", "dev_prompt_auprc"} <= found["tiny"].keys()
     assert "| tiny |" in capsys.readouterr().out
 
 

@@ -1,0 +1,25 @@
+"""A real critic, too small to know anything, whose values differ from token to token."""
+
+import torch
+
+from app.rectification.critic_model import Critic, CriticShape
+
+
+def tiny_critic(vocabulary):
+    torch.manual_seed(0)
+    shape = CriticShape(
+        layers=1,
+        hidden=16,
+        heads=2,
+        kv_heads=1,
+        intermediate=24,
+        vocabulary=vocabulary,
+        rank=4,
+        rope_theta=10_000.0,
+        norm_epsilon=1e-5,
+        context=64,
+    )
+    critic = Critic(shape)
+    with torch.no_grad():
+        critic.state_direction.weight.normal_(std=2.0)
+    return critic.eval()
