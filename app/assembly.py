@@ -25,6 +25,8 @@ from app.config import (
     Settings,
     UpstreamSettings,
 )
+from app.detectors.critic import NAME as CRITIC
+from app.detectors.critic import TOKENIZER, CriticDetector
 from app.detectors.keyword_list import load_keywords
 from app.detectors.keywords import Keyword, KeywordDetector
 from app.detectors.moderator import Moderator
@@ -33,7 +35,9 @@ from app.detectors.toxic_detector import FOLDER as TOXIC_DETECTOR_FOLDER
 from app.detectors.toxic_detector import NAME as TOXIC_DETECTOR
 from app.detectors.toxic_detector import WEIGHTS, ToxicDetector
 from app.domain.detection import Detector
-from app.domain.errors import ConfigurationError
+from app.domain.errors import ConfigurationError, ModelMissing
+from app.generation.answers import Answers
+from app.generation.chatml import load_tokenizer
 from app.generation.user_prompts import UserPrompts
 from app.generation.weights import (
     MODEL_LICENCE,
@@ -42,14 +46,14 @@ from app.generation.weights import (
     SOURCE_SHA256,
     is_installed,
 )
-from app.inference.artefact import load_artefact
+from app.inference.artefact import Artefact, load_artefact
 from app.inference.batcher import Batcher
 from app.inference.onnx_backend import OnnxBackend
 from app.inference.states_mlp import StatesMlp
 from app.metrics import Metrics
 from app.moderation.cache import MemoryCache, RedisCache, ScanCache
 from app.moderation.engine import Engine
-from app.moderation.policies import PolicyStore, named_detectors
+from app.moderation.policies import PolicyStore, named_detectors, wants_critic
 from app.proxy.absent import AbsentUpstream
 from app.proxy.breaker import Breaker
 from app.proxy.embedded import EmbeddedUpstream
@@ -111,6 +115,8 @@ async def open_guard(
         ]
         if TOXIC_DETECTOR in named_detectors(settings.policies.folder):
             models.append(await asyncio.to_thread(_open_toxic, settings.models, language_model))
+        if CRITIC in named_detectors(settings.policies.folder) | set(settings.models.load):
+            models.append(await _open_critic(settings.models, metrics, stack))
         detectors = _by_name(
             KeywordDetector(_keywords(settings.policies.folder)),
             PiiDetector(),
@@ -126,6 +132,7 @@ async def open_guard(
             default=settings.policies.default,
             engine=engine,
             metrics=metrics,
+            without_critic=language_model is not None and not language_model.rectifies,
         )
         await policies.load()
         _log.info("policies_loaded", policies=policies.names())
@@ -143,10 +150,9 @@ class _Model:
 
 def _wanted_models(settings: Settings) -> list[str]:
     """What a policy or the settings name; a policy's names that are no models come up later."""
-    if unknown := sorted(set(settings.models.load) - set(MODEL_FOLDERS)):
-        raise ConfigurationError(
-            f"models.load: there is no model for {unknown}, only for {list(MODEL_FOLDERS)}"
-        )
+    known = [*MODEL_FOLDERS, CRITIC]
+    if unknown := sorted(set(settings.models.load) - set(known)):
+        raise ConfigurationError(f"models.load: there is no model for {unknown}, only for {known}")
     wanted = named_detectors(settings.policies.folder) | set(settings.models.load)
     return [name for name in MODEL_FOLDERS if name in wanted]
 
@@ -205,6 +211,38 @@ async def _open_model(
     )
 
 
+async def _open_critic(settings: ModelSettings, metrics: Metrics, stack: AsyncExitStack) -> _Model:
+    try:
+        from app.inference.critic_backend import CriticBackend  # noqa: PLC0415 - torch, an extra
+        from app.rectification.critic_model import Critic  # noqa: PLC0415
+    except ModuleNotFoundError as exc:
+        raise ConfigurationError(
+            f"a policy names {CRITIC}, which needs the extra `llm`: pip install '.[llm]'"
+        ) from exc
+    artefact = await asyncio.to_thread(load_artefact, settings.folder / CRITIC)
+    critic = await asyncio.to_thread(Critic.load, artefact.folder)
+    tokenizer = await asyncio.to_thread(load_tokenizer, artefact.path(TOKENIZER).parent)
+    if tokenizer.get_vocab_size() > critic.shape.vocabulary:
+        raise ConfigurationError(f"{artefact.folder}: the critic has no value for some tokens")
+    backend = CriticBackend(critic, threads=settings.threads or _half_the_cores())
+    await asyncio.to_thread(backend.warm_up)
+    batcher = Batcher(
+        backend,
+        name=artefact.name,
+        metrics=metrics,
+        max_batch_tokens=settings.max_batch_tokens,
+        max_queue_tokens=settings.max_queue_tokens,
+    )
+    batcher.start()
+    stack.push_async_callback(batcher.close)
+    _log.info("model_loaded", model=artefact.name, revision=artefact.revision, device="cpu")
+    return _Model(
+        CriticDetector(artefact, Answers(tokenizer), batcher, metrics=metrics),
+        ModelInfo(artefact.name, artefact.revision, artefact.digest, artefact.licence, "cpu"),
+        lambda: batcher.healthy,
+    )
+
+
 def _half_the_cores() -> int:
     """Models that take all cores make the event loop wait, and each other."""
     return max(1, (os.cpu_count() or 2) // 2)
@@ -251,7 +289,7 @@ async def open_upstream(settings: Settings, metrics: Metrics) -> AsyncGenerator[
         finally:
             await upstream.close()
     elif _wants_embedded(settings.generation):
-        async with _open_embedded(settings.generation, metrics) as behind:
+        async with _open_embedded(settings, metrics) as behind:
             yield behind
     else:
         _log.warning("no_language_model", chats="refused", moderation="works")
@@ -284,7 +322,8 @@ def _http_upstream(
 
 
 @asynccontextmanager
-async def _open_embedded(settings: GenerationSettings, metrics: Metrics) -> AsyncGenerator[Behind]:
+async def _open_embedded(every: Settings, metrics: Metrics) -> AsyncGenerator[Behind]:
+    settings, critic = every.generation, await _wanted_critic(every)
     # Torch takes seconds to import and half a gigabyte: only for those who want the model.
     try:
         from app.generation.embedded import open_embedded_model  # noqa: PLC0415
@@ -300,7 +339,23 @@ async def _open_embedded(settings: GenerationSettings, metrics: Metrics) -> Asyn
         context_tokens=settings.max_context_tokens,
         threads=settings.threads or _half_the_cores(),
     )
-    async with open_embedded_model(settings.cache, limits, metrics) as (engine, chat):
-        model = ModelInfo(MODEL_NAME, MODEL_REVISION, SOURCE_SHA256, MODEL_LICENCE, "cpu")
+    models = [ModelInfo(MODEL_NAME, MODEL_REVISION, SOURCE_SHA256, MODEL_LICENCE, "cpu")]
+    if critic is not None:
+        models.append(ModelInfo(critic.name, critic.revision, critic.digest, critic.licence, "cpu"))
+    folder = critic.folder if critic else None
+    async with open_embedded_model(settings.cache, limits, metrics, folder) as (engine, chat):
         alive = {"generation": lambda: engine.healthy}
-        yield Behind(EmbeddedUpstream(chat), engine, (model,), alive)
+        yield Behind(EmbeddedUpstream(chat), engine, tuple(models), alive)
+
+
+async def _wanted_critic(settings: Settings) -> Artefact | None:
+    """The critic, if a policy rectifies or the settings name it."""
+    if CRITIC not in settings.models.load and not wants_critic(settings.policies.folder):
+        return None
+    try:
+        return await asyncio.to_thread(load_artefact, settings.models.folder / CRITIC)
+    except ModelMissing as exc:
+        raise ModelMissing(
+            f"{exc}; a policy rectifies, or SLUICEWAY_MODELS__LOAD names the critic: without one, "
+            "set `rectification: {mode: off}` in the policies and name it nowhere"
+        ) from exc

@@ -175,7 +175,8 @@ def evaluate(
         ),
     ],
     suite: Annotated[
-        Literal["public", "obfuscation", "fairness"], typer.Option(help="What is measured.")
+        Literal["public", "obfuscation", "fairness", "rectification"],
+        typer.Option(help="What is measured."),
     ] = "public",
     detectors: Annotated[
         str | None,
@@ -183,7 +184,10 @@ def evaluate(
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(min=0, help="At most so many rows of a set; 0 takes all of them."),
+        typer.Option(
+            min=0,
+            help="At most so many rows of a set, or so many prompts; 0 takes all, or the usual.",
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the report.")] = None,
     *,
@@ -191,8 +195,14 @@ def evaluate(
         bool | None,
         typer.Option(help="Measure word counts, too; without it, where DATA has train/."),
     ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Rectification with fewer texts, in minutes.")
+    ] = False,
+    cache: Annotated[
+        Path, typer.Option(help="Folder for what rectification keeps; a stopped run resumes.")
+    ] = Path("cache"),
 ) -> None:
-    """Score the detectors on labelled texts (needs the extra `train`)."""
+    """Score the detectors, or rectification, on labelled texts (needs the extra `train`)."""
     from app.training.evaluation import run  # noqa: PLC0415 - an extra
 
     with told():
@@ -200,7 +210,15 @@ def evaluate(
         typer.echo(
             asyncio.run(
                 run.evaluate(
-                    _settings(), suite, data, detectors=names, limit=limit, out=out, floor=floor
+                    _settings(),
+                    suite,
+                    data,
+                    detectors=names,
+                    limit=limit,
+                    out=out,
+                    floor=floor,
+                    quick=quick,
+                    cache=cache,
                 )
             )
         )

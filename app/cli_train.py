@@ -12,6 +12,7 @@ import typer
 
 from app.cli_errors import told
 from app.config import Settings
+from app.domain.detection import OperatingPoint
 
 app = typer.Typer(no_args_is_help=True, help="Train a detector (needs the extra `train`).")
 
@@ -25,6 +26,18 @@ Licences = Annotated[
 Cache = Annotated[Path, typer.Option(help="Folder for what a run keeps; a stopped run resumes.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of torch; another number, other bits.")]
+Recipe = Annotated[
+    Literal["cpu", "gpu"],
+    typer.Option(help="How much of everything: for two hours of two cores, or for a GPU."),
+]
+Device = Annotated[
+    Literal["cpu", "cuda"], typer.Option(help="Where the language model and the critic run.")
+]
+Layers = Annotated[int, typer.Option(min=1, help="Blocks of the language model to start from.")]
+Rank = Annotated[int, typer.Option(min=1, help="Rank of the head.")]
+UnsafeFrom = Annotated[
+    OperatingPoint, typer.Option(help="Where the moderator's verdict begins to be unsafe.")
+]
 
 
 @app.command("moderator")
@@ -68,8 +81,9 @@ def compare_moderators(
     encoders: Annotated[str, typer.Option(help="Which ones, with commas.")] = (
         "minilm,e5,smollm2-9,smollm2-16"
     ),
-    cache: Cache = Path("cache"),
+    licences: Licences = "all",
     *,
+    cache: Cache = Path("cache"),
     seed: Seed = 7,
     threads: Threads = 1,
 ) -> None:
@@ -78,7 +92,15 @@ def compare_moderators(
 
     with told():
         names = [name.strip() for name in encoders.split(",") if name.strip()]
-        compare(data, budget=budget, candidates=names, cache=cache, seed=seed, threads=threads)
+        compare(
+            data,
+            budget=budget,
+            candidates=names,
+            licences=licences,
+            cache=cache,
+            seed=seed,
+            threads=threads,
+        )
 
 
 @app.command("prompt-detector")
@@ -125,3 +147,89 @@ def train_toxicdetector(
             seed=seed,
             part=part,
         )
+
+
+@app.command("critic")
+def train_critic(
+    data: Data,
+    out: Out = None,
+    targets: Annotated[
+        Literal["mc", "sarsa"], typer.Option(help="Monte-Carlo returns, or SARSA as published.")
+    ] = "mc",
+    recipe: Recipe = "cpu",
+    *,
+    epochs: Annotated[
+        float | None, typer.Option(min=0.01, help="Passes over the texts; unset: the recipe's.")
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=1, help="End the fitting by the clock, if that comes first."),
+    ] = None,
+    layers: Layers = 2,
+    rank: Rank = 64,
+    unsafe_from: UnsafeFrom = OperatingPoint.STRICT,
+    device: Device = "cpu",
+    licences: Licences = "all",
+    cache: Cache = Path("cache"),
+    seed: Seed = 7,
+    threads: Threads = 1,
+) -> None:
+    """Train the critic on rollouts of the embedded language model, labelled by the moderator."""
+    from app.training.critic.trainer import Setting, train  # noqa: PLC0415 - an extra
+
+    with told():
+        settings = Settings()
+        setting = Setting(
+            data=data,
+            weights=settings.generation.cache,
+            moderator=settings.models.folder / "moderator",
+            licences=licences,
+            cache=cache,
+            seed=seed,
+            threads=threads,
+            recipe=recipe,
+            layers=layers,
+            rank=rank,
+            unsafe_from=unsafe_from,
+            device=device,
+        )
+        target = out or settings.models.folder / "critic"
+        train(setting, target, targets=targets, epochs=epochs, minutes=minutes)
+
+
+@app.command("compare-critics")
+def compare_critics(
+    data: Data,
+    epochs: Annotated[float, typer.Option(min=0.01, help="Passes over the texts.")] = 1.0,
+    recipe: Recipe = "cpu",
+    *,
+    layers: Layers = 2,
+    rank: Rank = 64,
+    unsafe_from: UnsafeFrom = OperatingPoint.STRICT,
+    device: Device = "cpu",
+    licences: Licences = "all",
+    cache: Cache = Path("cache"),
+    seed: Seed = 7,
+    threads: Threads = 1,
+) -> None:
+    """Train a critic with each kind of target and print their figures on held-out rollouts."""
+    from app.training.critic.comparison import compare  # noqa: PLC0415 - an extra
+    from app.training.critic.trainer import Setting  # noqa: PLC0415 - the same
+
+    with told():
+        settings = Settings()
+        setting = Setting(
+            data=data,
+            weights=settings.generation.cache,
+            moderator=settings.models.folder / "moderator",
+            licences=licences,
+            cache=cache,
+            seed=seed,
+            threads=threads,
+            recipe=recipe,
+            layers=layers,
+            rank=rank,
+            unsafe_from=unsafe_from,
+            device=device,
+        )
+        compare(setting, epochs=epochs)

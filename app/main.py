@@ -102,7 +102,8 @@ def _lifespan(settings: Settings, metrics: Metrics) -> Callable[[FastAPI], Any]:
                 policies=guard.policies,
                 proxy=ChatProxy(guard.engine, behind.upstream, metrics=metrics),
                 readiness=probe,
-                models=(*guard.models, *behind.models),
+                # The critic may be a detector and steer, too.
+                models=tuple(dict.fromkeys((*guard.models, *behind.models))),
             )
             _log.info("ready", problems=(await probe.ready())[1])
             yield {"components": components}

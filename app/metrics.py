@@ -8,69 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
-from types import MappingProxyType
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
-from app.domain.categories import Category
 from app.domain.conversation import Stage
-from app.domain.detection import Unscanned
-from app.domain.errors import (
-    CircuitOpen,
-    DetectorTimeout,
-    Overloaded,
-    UpstreamError,
-    UpstreamProtocolError,
-    UpstreamTimeout,
-)
-from app.domain.policy import Action
-from app.domain.verdict import DetectorStatus
+from app.labels import DETECTOR_FAILURES, LABEL_VALUES, UPSTREAM_FAILURES
 
 MAX_POLICY_LABELS: Final = 20
 OTHER_POLICY: Final = "other"
-
-DETECTOR_FAILURES: Final = frozenset(status for status in DetectorStatus if status.failed)
-UPSTREAM_FAILURES: Final = frozenset(
-    {
-        "upstream_unavailable",
-        "upstream_timeout",
-        "upstream_protocol_error",
-        "upstream_status_4xx",
-        "upstream_status_5xx",
-        "circuit_open",
-    }
-)
-
-LABEL_VALUES: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
-    {
-        "stage": frozenset(Stage),
-        "verdict": frozenset(Action),
-        "category": frozenset(Category),
-        "reason": frozenset(Unscanned),
-        "endpoint": frozenset({"moderate", "moderations", "chat_completions", "cli"}),
-        "detector": frozenset(
-            {
-                "keywords",
-                "pii",
-                "prompt_detector",
-                "moderator",
-                "moderator_large",
-                "toxic_detector",
-                "llm_guard",
-                "critic",
-            }
-        ),
-        "error_type": DETECTOR_FAILURES | UPSTREAM_FAILURES,
-        "cache": frozenset({"memory", "redis"}),
-        "result": frozenset({"hit", "miss", "success", "failure"}),
-        "resource": frozenset({"batcher", "generation", "rate_limit"}),
-        "upstream": frozenset({"default"}),
-        # Of the HTTP metrics: status classes, since the code itself says little more.
-        "status": frozenset({"1xx", "2xx", "3xx", "4xx", "5xx"}),
-    }
-)
-"""The closed set behind each label. `policy` is not here: see `Metrics.policy_label`."""
 
 _FAST: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _STEP: Final = (0.0001, 0.0002, 0.0005, *_FAST[:-1])
@@ -283,6 +229,37 @@ class Metrics:
         "Requests refused because a bounded resource was full.",
         ("resource",),
     )
+    rectified_steps = _Declared(
+        Counter,
+        "guardrail_rectified_steps_total",
+        "Tokens chosen with the critic, by whether it changed what they were drawn from.",
+        ("policy", "changed"),
+    )
+    rectification_mass_moved = _Declared(
+        Counter,
+        "guardrail_rectification_mass_moved_total",
+        "Probability that changed its token, at most 1 in each step.",
+        ("policy",),
+    )
+    rectification_dead_ends = _Declared(
+        Counter,
+        "guardrail_rectification_dead_ends_total",
+        "Times that no safe next token was left, by how it went on.",
+        ("policy", "outcome"),
+    )
+    rectification_rollbacks = _Declared(
+        Counter,
+        "guardrail_rectification_rollbacks_total",
+        "Tokens that were taken back to get out of dead ends.",
+        ("policy",),
+    )
+    rectify_duration = _Declared(
+        Histogram,
+        "guardrail_rectify_duration_seconds",
+        "Time of critic and control in one step of the embedded language model.",
+        ("policy",),
+        _STEP,
+    )
     policy_reload = _Declared(
         Counter,
         "guardrail_policy_reload_total",
@@ -322,11 +299,22 @@ class Metrics:
         for name in names:
             if len(self._policies) < MAX_POLICY_LABELS:
                 self._policies.add(name)
-            self.policy_loaded_timestamp.labels(policy=self.policy_label(name))
+            label = self.policy_label(name)
+            self.policy_loaded_timestamp.labels(policy=label)
+            self._start_rectification_at_zero(label)
 
     def policy_label(self, name: str) -> str:
         """The label value of a policy: its name, or `other` beyond the cap."""
         return name if name in self._policies else OTHER_POLICY
+
+    def _start_rectification_at_zero(self, policy: str) -> None:
+        for changed in LABEL_VALUES["changed"]:
+            self.rectified_steps.labels(policy=policy, changed=changed)
+        for outcome in LABEL_VALUES["outcome"]:
+            self.rectification_dead_ends.labels(policy=policy, outcome=outcome)
+        self.rectification_mass_moved.labels(policy=policy)
+        self.rectification_rollbacks.labels(policy=policy)
+        self.rectify_duration.labels(policy=policy)
 
     def _start_at_zero(self) -> None:
         # A counter that appears with its first event has no increase: alerts would miss that one.
@@ -354,22 +342,6 @@ def catalogue() -> list[CatalogueEntry]:
         CatalogueEntry(one.name, one.kind.__name__.lower(), one.labels, one.help)
         for one in _declarations().values()
     ]
-
-
-_ERROR_TYPES: Final[tuple[tuple[type[BaseException], str], ...]] = (
-    (DetectorTimeout, "timeout"),
-    (TimeoutError, "timeout"),
-    (Overloaded, "overloaded"),
-    (CircuitOpen, "circuit_open"),
-    (UpstreamTimeout, "upstream_timeout"),
-    (UpstreamProtocolError, "upstream_protocol_error"),
-    (UpstreamError, "upstream_unavailable"),
-)
-
-
-def error_type(error: BaseException) -> str:
-    """The `error_type` label of an exception: by its class, never by its message."""
-    return next((name for kind, name in _ERROR_TYPES if isinstance(error, kind)), "error")
 
 
 def unknown_labels(

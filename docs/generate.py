@@ -18,7 +18,8 @@ from app.api import errors as api_errors
 from app.config import Settings, shipped
 from app.domain import errors as domain_errors
 from app.domain.errors import SluicewayError
-from app.metrics import LABEL_VALUES, MAX_POLICY_LABELS, OTHER_POLICY, catalogue
+from app.labels import LABEL_VALUES
+from app.metrics import MAX_POLICY_LABELS, OTHER_POLICY, catalogue
 
 FOLDER: Final = Path(__file__).parent
 ERROR_MODULES: Final = (domain_errors,)

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from app.assembly import open_guard
-from app.config import GenerationSettings, ModelSettings, PolicySettings, Settings
+from app.assembly import open_guard, open_upstream
+from app.config import (
+    GenerationSettings,
+    ModelSettings,
+    PolicySettings,
+    Settings,
+    UpstreamSettings,
+)
+from app.domain.categories import Category
 from app.domain.conversation import Conversation, Stage
 from app.domain.errors import ConfigurationError, ModelMissing
 from app.metrics import Metrics, unknown_labels
 from app.moderation.readiness import ReadinessProbe
+from tests.critic_folder import write_critic_folder
 from tests.tiny_model import write_model
 
-POLICY = "{{input: {{detectors: [{names}]}}, output: {{detectors: [{names}]}}}}"
+POLICY = "input: {{detectors: [{names}]}}\noutput: {{detectors: [{names}]}}"
 
 
 @pytest.fixture
@@ -25,12 +36,13 @@ def settings(tmp_path: Path) -> Any:
     for name in ("moderator", "moderator_large"):
         write_model(tmp_path / "models" / name.replace("_", "-"), name)
 
-    def build(names: str, load: tuple[str, ...] = ()) -> Settings:
-        (policies / "default.yaml").write_text(POLICY.format(names=names))
+    def build(names: str, load: tuple[str, ...] = (), mode: str = "off", **groups: Any) -> Settings:
+        text = POLICY.format(names=names) + f"\nrectification: {{mode: {mode}}}\n"
+        (policies / "default.yaml").write_text(text)
         return Settings(
             models=ModelSettings(folder=tmp_path / "models", load=load, device="cpu"),
             policies=PolicySettings(folder=policies),
-            generation=GenerationSettings(enabled=False),
+            **{"generation": GenerationSettings(enabled=False), **groups},
         )
 
     return build
@@ -128,3 +140,100 @@ async def test_a_detector_that_reads_the_embedded_model_needs_one(settings: Any)
     with pytest.raises(ConfigurationError, match=r"toxic_detector.*embedded language model"):
         async with open_guard(settings("toxic_detector"), Metrics()):
             pass
+
+
+@pytest.mark.parametrize(("risk", "stops"), [(0.8, True), (0.2, False)])
+async def test_a_critic_that_a_policy_names_judges_outputs(
+    settings: Any, tmp_path: Path, risk: float, stops: bool
+) -> None:
+    write_critic_folder(tmp_path / "models" / "critic", risk)
+    metrics = Metrics()
+    async with open_guard(settings("critic"), metrics) as guard:
+        policy = guard.policies.get("default")
+        said = Conversation.of_text("whatever " * 40, context="Well?")
+        verdict = await guard.engine.moderate(said, Stage.OUTPUT, policy, endpoint="cli")
+        assert verdict.blocks is stops
+        assert verdict.category_scores == {Category.HARASSMENT: pytest.approx(risk, abs=0.01)}
+        assert verdict.coverage.ratio == 1.0
+        assert [model.name for model in guard.models] == ["critic"]
+        assert guard.workers["critic"]()
+    assert not guard.workers["critic"]()
+    assert unknown_labels(metrics.registry) == []
+
+
+async def test_a_critic_can_be_loaded_for_policies_to_come(settings: Any, tmp_path: Path) -> None:
+    write_critic_folder(tmp_path / "models" / "critic", 0.5)
+    async with open_guard(settings("keywords", ("critic",)), Metrics()) as guard:
+        settings("keywords, critic")
+        assert (await guard.policies.reload()).ok
+
+
+async def test_a_critic_that_is_missing_says_what_to_run(settings: Any) -> None:
+    with pytest.raises(ModelMissing, match="sluiceway train critic"):
+        async with open_guard(settings("critic"), Metrics()):
+            pass
+
+
+EMBEDDED = {"generation": GenerationSettings(enabled=True)}
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path | None]:
+    """The folders of critics that embedded models were opened with; none is really opened."""
+    folders: list[Path | None] = []
+
+    @asynccontextmanager
+    async def open_embedded(*args: Any) -> AsyncIterator[Any]:
+        folders.append(args[-1])
+        yield SimpleNamespace(healthy=True, rectifies=args[-1] is not None), None
+
+    monkeypatch.setattr("app.generation.embedded.open_embedded_model", open_embedded)
+    return folders
+
+
+@pytest.mark.parametrize(("load", "mode"), [((), "cap"), (("critic",), "off")])
+async def test_the_critic_is_loaded_where_somebody_wants_it(
+    settings: Any, opened: list[Path | None], tmp_path: Path, load: tuple[str, ...], mode: str
+) -> None:
+    folder = write_critic_folder(tmp_path / "models" / "critic", 0.5, revision="r7")
+    async with open_upstream(settings("keywords", load, mode, **EMBEDDED), Metrics()) as behind:
+        critic = behind.models[1]
+        assert (critic.name, critic.revision, critic.licence) == ("critic", "r7", "Apache-2.0")
+    assert opened == [folder]
+
+
+async def test_nobody_pays_for_a_critic_that_nobody_wants(
+    settings: Any, opened: list[Path | None]
+) -> None:
+    async with open_upstream(settings("keywords", **EMBEDDED), Metrics()) as behind:
+        assert len(behind.models) == 1
+    assert opened == [None]
+
+
+async def test_a_missing_critic_says_what_to_do(settings: Any, opened: list[Path | None]) -> None:
+    with pytest.raises(ModelMissing, match=r"sluiceway train critic.*mode: off"):
+        async with open_upstream(settings("keywords", (), "cap", **EMBEDDED), Metrics()):
+            pass
+    assert opened == []
+
+
+async def test_another_upstream_needs_no_critic(settings: Any) -> None:
+    upstream = UpstreamSettings(base_url="http://127.0.0.1:9/v1")
+    asked = settings("keywords", (), "cap", upstream=upstream)
+    async with (
+        open_upstream(asked, Metrics()) as behind,
+        open_guard(asked, Metrics(), behind.language_model) as guard,
+    ):
+        assert guard.policies.get("default").rectifies
+
+
+async def test_a_reload_cannot_ask_an_embedded_model_for_a_critic_it_has_not(
+    settings: Any, opened: list[Path | None]
+) -> None:
+    asked = settings("keywords", **EMBEDDED)
+    async with (
+        open_upstream(asked, Metrics()) as behind,
+        open_guard(asked, Metrics(), behind.language_model) as guard,
+    ):
+        settings("keywords", (), "cap")
+        assert "the critic is not loaded" in (await guard.policies.reload()).error

@@ -8,7 +8,8 @@ import pytest
 
 from app.config import Settings
 from app.domain.errors import SluicewayError
-from app.metrics import LABEL_VALUES, catalogue
+from app.labels import LABEL_VALUES
+from app.metrics import catalogue
 from docs import generate
 
 ROOT = Path(__file__).parents[1]

@@ -14,13 +14,12 @@ from app.domain.errors import (
     UpstreamProtocolError,
     UpstreamTimeout,
 )
+from app.labels import LABEL_VALUES, error_type
 from app.metrics import (
-    LABEL_VALUES,
     MAX_POLICY_LABELS,
     OTHER_POLICY,
     Metrics,
     catalogue,
-    error_type,
     unknown_labels,
 )
 

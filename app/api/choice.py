@@ -16,7 +16,14 @@ from app.api.auth import Caller, unknown_policy
 from app.api.components import Components
 from app.domain.categories import Category
 from app.domain.errors import RequestError, UnknownPolicy
-from app.domain.policy import Policy, StreamMode, StreamPolicy, tighten
+from app.domain.policy import (
+    Policy,
+    RectificationMode,
+    RectificationPolicy,
+    StreamMode,
+    StreamPolicy,
+    tighten,
+)
 
 POLICY_HEADER: Final = "x-guard-policy"
 PREFIX_PARAM: Final = "policy"
@@ -69,6 +76,46 @@ class StreamWish(BaseModel):
         return wished
 
 
+class RectificationWish(BaseModel):
+    """How the embedded language model shall be steered; what is not named stays as it is."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    mode: RectificationMode | None = Field(
+        None, description="May do more than the policy's mode does, not less."
+    )
+    epsilon: float | None = Field(
+        None,
+        ge=0.0,
+        le=1.0,
+        description="What every cap is lowered by, up to the policy's most.",
+    )
+    beta: float | None = Field(
+        None, ge=0.0, le=1_000.0, description="Strength of the tilt, up to the policy's most."
+    )
+    trace: bool | None = Field(
+        None, description="Whether each choice of the reply tells what was done to it."
+    )
+
+    def applied(self, policy: RectificationPolicy) -> RectificationPolicy:
+        """The policy with these wishes.
+
+        Raises:
+            RequestError: A strength is more than the policy's most.
+        """
+        wished = replace(policy, **self.model_dump(exclude_none=True))
+        for name, value, most in (
+            ("epsilon", wished.epsilon, policy.max_epsilon),
+            ("beta", wished.beta, policy.max_beta),
+        ):
+            if value > most:
+                raise RequestError(
+                    f"{name} must be at most {most} under this policy",
+                    param=f"guardrails.rectification.{name}",
+                )
+        return wished
+
+
 class GuardrailsWish(BaseModel):
     """What a request asks of the guard. A plain name stands for the policy of that name."""
 
@@ -87,6 +134,9 @@ class GuardrailsWish(BaseModel):
         "allows less.",
     )
     stream: StreamWish | None = Field(None, description="How streamed text is held.")
+    rectification: RectificationWish | None = Field(
+        None, description="How the embedded language model is steered; others are not."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -109,7 +159,7 @@ def choose_policy(
     """
     wish = wish or GuardrailsWish()
     policy = _named(parts, caller, _name(parts, caller, request, wish))
-    if wish.thresholds is None and wish.detectors is None and wish.stream is None:
+    if (wish.thresholds, wish.detectors, wish.stream, wish.rectification) == (None,) * 4:
         return policy
     _check_wish(parts, wish)
     return tighten(
@@ -117,6 +167,9 @@ def choose_policy(
         thresholds=wish.thresholds,
         detectors=wish.detectors,
         stream=wish.stream.applied(policy.stream) if wish.stream else None,
+        rectification=(
+            wish.rectification.applied(policy.rectification) if wish.rectification else None
+        ),
         may_loosen=caller.may_loosen,
         resolved=parts.policies.resolved(policy),
     )

@@ -47,6 +47,13 @@ class StreamMode(StrEnum):
     FAST = "fast"
 
 
+class OnBlock(StrEnum):
+    """What follows when a streamed answer turns unsafe."""
+
+    STOP = "stop"
+    REASK = "reask"
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """From which score a category counts as found, and what follows."""
@@ -82,7 +89,8 @@ class StreamPolicy:
     """How streamed text is held until it was judged. Sizes count letters and digits.
 
     A judged window ends `window_chars` after it began; its last `overlap_chars` stay held, so a
-    phrase of at most that size never leaves in part.
+    phrase of at most that size never leaves in part. With `on_block: reask` the model is asked once
+    to go on from what was safe, if nothing else has left.
     """
 
     mode: StreamMode = StreamMode.HOLD
@@ -92,11 +100,65 @@ class StreamPolicy:
     max_wait_ms: int = 400
     buffer_chars: int = 65_536
     fail_tail: FailMode = FailMode.CLOSED
+    on_block: OnBlock = OnBlock.STOP
 
     def __post_init__(self) -> None:
         # Otherwise a window might end where the one before it ended: a stream without end.
         if not 0 < self.overlap_chars < self.window_chars:
             raise ValueError("overlap_chars must be positive and less than window_chars")
+
+
+class RectificationMode(StrEnum):
+    """How the embedded language model is kept from unsafe text while it writes."""
+
+    OFF = "off"
+    CAP = "cap"
+    TILT = "tilt"
+    TILT_CAP = "tilt_cap"
+
+    @property
+    def caps(self) -> bool:
+        """Whether no token may be likelier than its critic allows."""
+        return self in {RectificationMode.CAP, RectificationMode.TILT_CAP}
+
+    @property
+    def tilts(self) -> bool:
+        """Whether every token is made less likely by its risk."""
+        return self in {RectificationMode.TILT, RectificationMode.TILT_CAP}
+
+    def includes(self, other: RectificationMode) -> bool:
+        """Whether this does all that the other one does."""
+        return self.caps >= other.caps and self.tilts >= other.tilts
+
+
+@dataclass(frozen=True, slots=True)
+class RectificationPolicy:
+    """How the embedded language model is steered by its critic; other models never are.
+
+    Attributes:
+        mode: What is done.
+        epsilon: How much lower each cap is than the critic says.
+        beta: Strength of the tilt, in nats at certain harm.
+        top_k: How many of the likeliest tokens a tilt leaves; 0 is all.
+        gate: The expected risk of the next token from which it steers; 0 is always.
+        rollback_tokens: How many tokens may be taken back to get out of a dead end. As many of the
+            newest ones are not sent yet.
+        max_epsilon: The most that a request may ask for.
+        max_beta: The most that a request may ask for.
+        max_temperature: The highest temperature at which a request may sample.
+        trace: Whether the reply tells what was done.
+    """
+
+    mode: RectificationMode = RectificationMode.OFF
+    epsilon: float = 0.0
+    beta: float = 0.0
+    top_k: int = 20
+    gate: float = 0.1
+    rollback_tokens: int = 8
+    max_epsilon: float = 1.0
+    max_beta: float = 300.0
+    max_temperature: float = 1.0
+    trace: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +170,7 @@ class Policy:
     input: StagePolicy
     output: StagePolicy
     stream: StreamPolicy = field(default_factory=StreamPolicy)
+    rectification: RectificationPolicy = field(default_factory=RectificationPolicy)
     enforce: bool = True
     refuse_with_200: bool = False
     refusal: str = "I can't help with that."
@@ -117,6 +180,11 @@ class Policy:
         """The rules of one side."""
         return self.input if stage is Stage.INPUT else self.output
 
+    @property
+    def rectifies(self) -> bool:
+        """Whether the embedded language model is steered: a policy that only watches does not."""
+        return self.enforce and self.rectification.mode is not RectificationMode.OFF
+
 
 def tighten(
     policy: Policy,
@@ -124,6 +192,7 @@ def tighten(
     thresholds: Mapping[Category, float] | None = None,
     detectors: Sequence[str] | None = None,
     stream: StreamPolicy | None = None,
+    rectification: RectificationPolicy | None = None,
     may_loosen: bool = False,
     resolved: Mapping[Stage, Mapping[Category, float]],
 ) -> Policy:
@@ -134,6 +203,7 @@ def tighten(
         thresholds: Wished threshold per category, for both stages.
         detectors: Wished detectors; those of the policy must be among them.
         stream: Wished hold-back.
+        rectification: Wished steering of the embedded language model.
         may_loosen: Whether the caller's key may ask for less than the policy demands.
         resolved: The policy's lowest threshold per stage and category, as numbers.
 
@@ -144,6 +214,8 @@ def tighten(
         _check_detectors(policy, detectors)
     if stream is not None and not may_loosen:
         _check_stream(policy.stream, stream)
+    if rectification is not None and not may_loosen:
+        _check_rectification(policy.rectification, rectification)
     stages = {
         stage: _tightened_stage(
             policy.stage(stage), thresholds or {}, detectors, resolved[stage], may_loosen=may_loosen
@@ -155,6 +227,7 @@ def tighten(
         input=stages[Stage.INPUT],
         output=stages[Stage.OUTPUT],
         stream=stream or policy.stream,
+        rectification=rectification or policy.rectification,
     )
 
 
@@ -176,6 +249,20 @@ def _check_stream(demanded: StreamPolicy, wished: StreamPolicy) -> None:
         )
     if demanded.fail_tail is FailMode.CLOSED and wished.fail_tail is not FailMode.CLOSED:
         raise PolicyLoosened("the policy demands that the tail is judged", param="stream.fail_tail")
+
+
+def _check_rectification(demanded: RectificationPolicy, wished: RectificationPolicy) -> None:
+    if not wished.mode.includes(demanded.mode):
+        raise PolicyLoosened(
+            f"the policy demands the mode {demanded.mode.value}", param="rectification.mode"
+        )
+    for name in ("epsilon", "beta"):
+        least = getattr(demanded, name)
+        # Written so that NaN is refused.
+        if not getattr(wished, name) >= least:
+            raise PolicyLoosened(
+                f"the policy demands a {name} of {least}", param=f"rectification.{name}"
+            )
 
 
 def _tightened_stage(

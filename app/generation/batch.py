@@ -6,87 +6,30 @@ token to every running row, so that a long prompt delays its mates but never sto
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import structlog
 import torch
 from torch import Tensor
 
-from app.domain.errors import SluicewayError, UpstreamError
+from app.domain.errors import UpstreamError
 from app.generation.key_values import KeyValues
 from app.generation.llama import Llama
 from app.generation.prefixes import Prefixes, ReadPrompt
-from app.generation.request import Delta, FinishReason, GenerationRequest
-from app.generation.sampling import Sampler
-from app.generation.text import TextAssembler, Vocabulary
+from app.generation.rectifier import Outcome, Rectifier
+from app.generation.request import GenerationRequest
+from app.generation.row import Listener, Row
+from app.generation.text import Vocabulary
 
 _PREFILL_TOKENS = 128  # of a prompt in one step: a third of a second on one core
 
 _log = structlog.get_logger(__name__)
 
 
-class Listener(Protocol):
-    """Where the deltas of one request go; called from the thread that steps."""
-
-    @property
-    def request(self) -> GenerationRequest:
-        """What is asked for."""
-        ...
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether nobody listens any more."""
-        ...
-
-    def put(self, delta: Delta) -> None:
-        """Take the next piece; each choice ends with one that has a finish reason."""
-        ...
-
-    def prompt_read(self, states: Tensor) -> None:
-        """Learn that the prompt was read, and what each layer left at its last token."""
-        ...
-
-    def fail(self, error: SluicewayError) -> None:
-        """Take the error that ends the whole request. Later calls change nothing."""
-        ...
-
-
-class Row:
-    """One choice being continued."""
-
-    def __init__(self, listener: Listener, choice: int) -> None:
-        self.listener = listener
-        self.token_ids = list(listener.request.prompt_ids)
-        self._choice = choice
-        self._sampler = Sampler(listener.request.sampling, choice)
-        self._text = TextAssembler(listener.request.stop)
-
-    def choose(self, scores: Tensor) -> int:
-        """Choose the next token by this choice's own sampler."""
-        return self._sampler.choose(scores)
-
-    def take(self, token: int, piece: bytes, *, ends: bool) -> bool:
-        """Add a chosen token and tell the listener. Returns whether the row goes on."""
-        self.token_ids.append(token)
-        tokens = len(self.token_ids) - len(self.listener.request.prompt_ids)
-        text = "" if ends else self._text.push(piece)
-        finish: FinishReason | None = None
-        if ends or self._text.stopped:
-            finish = "stop"
-        elif tokens >= self.listener.request.max_tokens:
-            finish = "length"
-        if finish:
-            text += self._text.flush()
-        if text or finish:
-            self.listener.put(Delta(self._choice, text, tokens, finish))
-        return finish is None
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Prefill:
-    """A prompt being read, apart from the batch."""
+    """A prompt being read, apart from the batch; the critic reads it under this key."""
 
     listener: Listener
     cache: KeyValues
@@ -103,6 +46,8 @@ class Batch:
         stop_ids: Sequence[int],
         max_rows: int,
         kept_tokens: int = 0,
+        *,
+        rectifier: Rectifier | None = None,
     ) -> None:
         self._model = model
         self._vocabulary = vocabulary
@@ -112,6 +57,7 @@ class Batch:
         self._cache = model.empty_cache()
         self._prefill: Prefill | None = None
         self._prefixes = Prefixes(kept_tokens)
+        self._rectifier = rectifier
 
     @property
     def busy(self) -> bool:
@@ -135,7 +81,7 @@ class Batch:
                 self._read(self._prefill)
             except Exception as error:  # noqa: BLE001 - one request must not end the loop
                 self._fail([self._prefill.listener], error)
-                self._prefill = None
+                self._end_prefill(self._prefill)
         if self._rows:
             try:
                 scores = self._forward()
@@ -148,14 +94,19 @@ class Batch:
     def _read(self, prefill: Prefill) -> None:
         """Read the next piece of the prompt; after the last one its choices join the batch."""
         if prefill.listener.cancelled:
-            self._prefill = None
+            self._end_prefill(prefill)
             return
         known = self._prefixes.get(prefill.listener.request.prompt_ids)
         prompt = known or self._read_on(prefill)
         if prompt is not None:
             prefill.listener.prompt_read(prompt.states)
             self._join(prefill.listener, prompt)
-            self._prefill = None
+            self._end_prefill(prefill)
+
+    def _end_prefill(self, prefill: Prefill) -> None:
+        self._prefill = None
+        if self._rectifier is not None:
+            self._rectifier.forget(prefill)
 
     def _read_on(self, prefill: Prefill) -> ReadPrompt | None:
         """Read the next piece; what other prompts have read already is copied before the first."""
@@ -174,6 +125,8 @@ class Batch:
             states,
         )
         prefill.read = end
+        if self._rectifier is not None and prefill.listener.request.rectification:
+            self._rectifier.read(prefill, token_ids[:end])
         if end < len(token_ids):
             return None
         prompt = ReadPrompt(token_ids, prefill.cache.kept(end), scores, torch.cat(states))
@@ -190,9 +143,17 @@ class Batch:
         self._cache.reserve(first + choices, length)
         for row in range(first, first + choices):
             self._cache.copy_row(prompt.cache, 0, row, length)
-        joined = [Row(listener, choice) for choice in range(choices)]
+        joined = [self._row(listener, choice) for choice in range(choices)]
         self._rows.extend(joined)
         self._choose(joined, prompt.scores.expand(choices, -1))
+
+    def _row(self, listener: Listener, choice: int) -> Row:
+        wish = listener.request.rectification
+        if wish is None:
+            return Row(listener, choice)
+        if self._rectifier is None:
+            raise RuntimeError("there is no critic to rectify by")
+        return Row(listener, choice, self._rectifier.choice(wish))
 
     def _forward(self) -> Tensor:
         """Let every row read its newest token; (rows, vocabulary)."""
@@ -204,20 +165,34 @@ class Batch:
     def _choose(self, rows: Sequence[Row], scores: Tensor) -> None:
         """Turn scores (rows, vocabulary) into one token for each row.
 
-        Every token of every request comes through here: a logits processor that changes scores,
-        given each row's `token_ids`, has its place before the loop.
+        A row in a dead end gets none: it has fewer tokens instead, and the next step reads the
+        newest of those that are left once more.
         """
+        steps = self._rectifier.steps(rows, scores) if self._rectifier else {}
         done = []
         for row, row_scores in zip(rows, scores, strict=True):
             try:
-                token = row.choose(row_scores)
-                piece = self._vocabulary[token]
-                if not row.take(token, piece, ends=token in self._stop_ids):
+                if not self._advance(row, row_scores, steps):
                     done.append(row)
             except Exception as error:  # noqa: BLE001 - one row must not end its mates
                 self._fail([row.listener], error)
                 done.append(row)
         self._drop(done)
+
+    def _advance(self, row: Row, scores: Tensor, steps: Mapping[Row, Outcome]) -> bool:
+        """Add a token to a row, or take some back. Returns whether it goes on."""
+        rectified = row.rectified
+        if rectified is None:
+            token = row.choose(scores)
+        else:
+            step = steps[row]
+            if isinstance(step, Exception):
+                raise step
+            if step.dead_end:
+                return row.turn_back(rectified)
+            token = row.choose_rectified(step.log_probs)
+            rectified.chose(row.new_tokens, step.moved, changed=step.changed)
+        return row.take(token, self._vocabulary[token], ends=token in self._stop_ids)
 
     def _drop(self, rows: Sequence[Row]) -> None:
         for row in rows:
@@ -225,6 +200,8 @@ class Batch:
             self._cache.remove_row(index, last)
             self._rows[index] = self._rows[last]
             self._rows.pop()
+            if self._rectifier is not None:
+                self._rectifier.forget(row)
         if not self._rows:
             self._cache.reserve(0, 0)
 

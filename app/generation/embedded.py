@@ -19,19 +19,21 @@ from app.metrics import Metrics
 
 @asynccontextmanager
 async def open_embedded_model(
-    cache: Path, limits: EngineLimits, metrics: Metrics
+    cache: Path, limits: EngineLimits, metrics: Metrics, critic: Path | None = None
 ) -> AsyncGenerator[tuple[Engine, EmbeddedChat], None]:
     """Prepare, load and run the embedded model until the context is left.
 
     The first start converts the weights, which takes some ten seconds; later ones take one.
+    `critic` is the folder of the critic that rectifies, if there is to be one.
 
     Raises:
-        ModelMissing: the package with the weights is not installed.
-        ModelCorrupt: its file is not the one we know.
+        ModelMissing: the package with the weights is not installed, or there is no critic.
+        ModelCorrupt: a file is not the one we know.
+        ConfigurationError: the critic is not one for this model.
     """
     folder = await asyncio.to_thread(prepare_weights, cache)
     tokenizer = await asyncio.to_thread(load_tokenizer, folder)
-    engine = await asyncio.to_thread(Engine.load, folder, tokenizer, limits, metrics)
+    engine = await asyncio.to_thread(Engine.load, folder, tokenizer, limits, metrics, critic=critic)
     engine.start()
     try:
         yield engine, EmbeddedChat(engine, ChatMl(tokenizer), MODEL_NAME)

@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from app.domain.errors import (
+    ConfigurationError,
     ContextLengthExceeded,
     NotReady,
     Overloaded,
@@ -31,9 +32,12 @@ from app.domain.errors import (
 )
 from app.generation.batch import Batch
 from app.generation.llama import Llama
+from app.generation.rectifier import Rectifier
 from app.generation.request import Delta, GenerationRequest
 from app.generation.text import Vocabulary
 from app.metrics import Metrics
+from app.rectification.critic_model import Critic
+from app.rectification.critic_rows import CriticRows
 
 _RETRY_AFTER_S: Final = 2.0
 
@@ -150,7 +154,8 @@ class Engine:
         tokenizer: gives the bytes behind token ids.
         stop_ids: tokens that end a text.
         limits: how much is taken on.
-        metrics: counts refusals.
+        metrics: counts refusals, and what a critic does.
+        critic: rectifies the requests that ask for it; used by the engine's thread only.
     """
 
     def __init__(
@@ -160,14 +165,27 @@ class Engine:
         stop_ids: tuple[int, ...],
         limits: EngineLimits,
         metrics: Metrics,
+        *,
+        critic: Critic | None = None,
     ) -> None:
         if limits.context_tokens > model.shape.context:
             raise ValueError("context_tokens is more than the model was made for")
+        if critic is not None and critic.shape.vocabulary != model.shape.vocabulary:
+            raise ConfigurationError(
+                "the critic has another vocabulary than the embedded language model: train it for "
+                "this one with `sluiceway train critic`"
+            )
         self._limits = limits
         self._metrics = metrics
+        self.rectifies: Final = critic is not None
         self.tokenizer: Final = tokenizer
         self._batch = Batch(
-            model, Vocabulary(tokenizer), stop_ids, limits.max_running, limits.kept_tokens
+            model,
+            Vocabulary(tokenizer),
+            stop_ids,
+            limits.max_running,
+            limits.kept_tokens,
+            rectifier=Rectifier(CriticRows(critic), metrics) if critic is not None else None,
         )
         self._changed = threading.Condition()
         self._waiting: deque[GenerationStream] = deque()
@@ -179,12 +197,31 @@ class Engine:
 
     @classmethod
     def load(
-        cls, folder: Path, tokenizer: Tokenizer, limits: EngineLimits, metrics: Metrics
+        cls,
+        folder: Path,
+        tokenizer: Tokenizer,
+        limits: EngineLimits,
+        metrics: Metrics,
+        *,
+        critic: Path | None = None,
     ) -> Engine:
-        """Load a folder of `prepare_weights`; takes a second, so not in an event loop."""
+        """Load a folder of `prepare_weights`, and that of a critic if there is to be one.
+
+        Takes a second, so not in an event loop.
+
+        Raises:
+            ConfigurationError: the critic is missing or wrong.
+        """
         generation = json.loads((folder / "generation_config.json").read_text("utf-8"))
         stop_ids = tuple(generation["eos_token_id"])
-        return cls(Llama.load(folder), tokenizer, stop_ids, limits, metrics)
+        return cls(
+            Llama.load(folder),
+            tokenizer,
+            stop_ids,
+            limits,
+            metrics,
+            critic=Critic.load(critic) if critic else None,
+        )
 
     @property
     def context_tokens(self) -> int:
@@ -283,6 +320,11 @@ class Engine:
         length = len(request.prompt_ids)
         if not length or request.max_tokens < 1 or request.choices < 1:
             raise RequestError("there is nothing to generate")
+        if request.rectification is not None and not self.rectifies:
+            raise RequestError(
+                "the critic is not loaded, so nothing can be rectified",
+                param="guardrails.rectification",
+            )
         if request.choices > self._limits.max_running:
             raise RequestError(
                 f"at most {self._limits.max_running} choices can be asked for", param="n"

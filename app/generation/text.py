@@ -53,6 +53,13 @@ class TextAssembler:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
 
+    def copy(self) -> TextAssembler:
+        """Another one that stands where this one stands."""
+        twin = TextAssembler(self._stop)
+        twin.stopped, twin._held = self.stopped, self._held
+        twin._decoder.setstate(self._decoder.getstate())
+        return twin
+
     def push(self, piece: bytes) -> str:
         """Take the bytes of one token; return the text that may leave now."""
         if self.stopped:

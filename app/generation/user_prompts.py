@@ -44,7 +44,7 @@ class UserPrompts:
         """All of `text` as prompts, and the stretches that the vocabulary has no token for."""
         offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
         spans = windows(len(offsets), self._window, self._overlap)
-        gaps = tuple(_gaps(text, offsets))
+        gaps = tuple(unread(text, offsets))
         if len(spans) == 1:
             return [self._prompt(text, 0, len(text))], gaps
         return [
@@ -55,7 +55,7 @@ class UserPrompts:
         return UserPrompt(self._format.encode([Turn("user", text[start:end])]), start, end)
 
 
-def _gaps(text: str, offsets: Sequence[tuple[int, int]]) -> Iterator[Gap]:
+def unread(text: str, offsets: Sequence[tuple[int, int]]) -> Iterator[Gap]:
     """Between tokens there is nothing but space and characters that were dropped."""
     read = 0
     for start, end in (*offsets, (len(text), len(text))):

@@ -15,7 +15,15 @@ from typing import Annotated, Final, Literal
 
 import structlog
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from app.domain.categories import Category
 from app.domain.conversation import Conversation, Stage
@@ -24,7 +32,10 @@ from app.domain.errors import ConfigurationError, UnknownPolicy
 from app.domain.policy import (
     Action,
     FailMode,
+    OnBlock,
     Policy,
+    RectificationMode,
+    RectificationPolicy,
     Rule,
     StagePolicy,
     StreamMode,
@@ -89,13 +100,41 @@ class _StreamFile(_File):
     max_wait_ms: int = Field(400, ge=10, le=60_000)
     buffer_chars: int = Field(65_536, ge=1_024, le=16_777_216)
     fail_tail: FailMode = FailMode.CLOSED
+    on_block: OnBlock = OnBlock.STOP
 
     @model_validator(mode="after")
     def _fits(self) -> _StreamFile:
+        if self.on_block is OnBlock.REASK and self.mode is StreamMode.FAST:
+            raise ValueError("on_block: reask needs mode: hold, so that nothing unsafe has left")
         if self.overlap_chars * 2 > self.window_chars:
             raise ValueError("overlap_chars must be at most half of window_chars")
         if self.first_window_chars > self.window_chars:
             raise ValueError("first_window_chars must not exceed window_chars")
+        return self
+
+
+class _RectificationFile(_File):
+    mode: RectificationMode = RectificationMode.OFF
+    epsilon: float = Field(0.0, ge=0.0, le=1.0)
+    beta: float = Field(0.0, ge=0.0, le=1_000.0)
+    top_k: int = Field(20, ge=0, le=1_000)
+    gate: float = Field(0.1, ge=0.0, le=1.0)
+    rollback_tokens: int = Field(8, ge=0, le=256)
+    max_epsilon: float = Field(1.0, ge=0.0, le=1.0)
+    max_beta: float = Field(300.0, ge=0.0, le=1_000.0)
+    max_temperature: float = Field(1.0, ge=0.0, le=2.0)
+
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        return RectificationMode.OFF if value is False else value  # what YAML takes `off` for
+
+    @model_validator(mode="after")
+    def _fits(self) -> _RectificationFile:
+        if self.mode.tilts and self.beta == 0:
+            raise ValueError("a tilt needs a beta above 0")
+        if self.epsilon > self.max_epsilon or self.beta > self.max_beta:
+            raise ValueError("epsilon and beta must not exceed max_epsilon and max_beta")
         return self
 
 
@@ -107,6 +146,7 @@ class _PolicyFile(_File):
     input: _StageFile
     output: _StageFile
     stream: _StreamFile = _StreamFile()
+    rectification: _RectificationFile = _RectificationFile()
 
 
 class _GoldenEntry(_File):
@@ -136,13 +176,23 @@ class PolicyStore:
         default: The policy when nobody chooses one.
         engine: Replays the golden texts; its detectors are those that policies may name.
         metrics: Where reloads are counted.
+        without_critic: Whether the language model is embedded and cannot be rectified.
     """
 
-    def __init__(self, folder: Path, *, default: str, engine: Engine, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        default: str,
+        engine: Engine,
+        metrics: Metrics,
+        without_critic: bool = False,
+    ) -> None:
         self.default = default
         self._folder = folder
         self._engine = engine
         self._metrics = metrics
+        self._without_critic = without_critic
         self._policies: Mapping[str, Policy] = {}
         self._reloading = asyncio.Lock()
 
@@ -183,6 +233,7 @@ class PolicyStore:
         policies = await asyncio.to_thread(read_policies, self._folder, self._engine.detectors)
         if self.default not in policies:
             raise ConfigurationError(f"the default policy {self.default!r} is not in the folder")
+        self._check_critic(policies.values())
         await self._replay(policies)
         self._policies = policies
         self._metrics.register_policies(policies)
@@ -204,6 +255,14 @@ class PolicyStore:
         self._metrics.policy_reload.labels(result="success").inc()
         _log.info("policies_reloaded", policies=self.names())
         return ReloadReport(ok=True, policies=self.names())
+
+    def _check_critic(self, policies: Iterable[Policy]) -> None:
+        for policy in policies:
+            if self._without_critic and policy.rectification.mode is not RectificationMode.OFF:
+                raise ConfigurationError(
+                    f"{policy.name}.yaml: rectification.mode: the critic is not loaded. It is "
+                    "loaded at the start, if a policy rectifies or SLUICEWAY_MODELS__LOAD names it"
+                )
 
     async def _replay(self, policies: Mapping[str, Policy]) -> None:
         """Known texts must get the known action before a set of policies comes into force."""
@@ -250,6 +309,16 @@ def named_detectors(folder: Path) -> frozenset[str]:
     )
 
 
+def wants_critic(folder: Path) -> bool:
+    """Whether some policy of a folder rectifies.
+
+    Raises:
+        ConfigurationError: A file cannot be read, or says something impossible.
+    """
+    modes = [_read_file(path)[0].rectification.mode for path in _files(folder)]
+    return any(mode is not RectificationMode.OFF for mode in modes)
+
+
 def _files(folder: Path) -> list[Path]:
     files = sorted(path for path in folder.glob("*.yaml") if path.name != GOLDEN_FILE)
     if not files:
@@ -273,6 +342,7 @@ def _build(name: str, file: _PolicyFile, content: bytes) -> Policy:
         input=file.input.build(),
         output=file.output.build(),
         stream=StreamPolicy(**file.stream.model_dump()),
+        rectification=RectificationPolicy(**file.rectification.model_dump()),
         enforce=file.enforce,
         refuse_with_200=file.blocked_reply == "refusal",
         refusal=file.refusal,

@@ -17,6 +17,7 @@ A phrase stretched with filler (`b-o-m-b`, zero-width characters) is therefore h
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from array import array
 from bisect import bisect_left, bisect_right
@@ -31,6 +32,10 @@ from app.domain.redaction import merged
 _LETTER: Final = 16
 _FILLER: Final = 1
 _INVISIBLE: Final = frozenset({"Cf", "Mn", "Me"})
+_SENTENCE_END: Final = re.compile(
+    r"""[.!?\u2026]["'\u201d\u2019)\]]*(?=\s)|[\u3002\uff01\uff1f]|(?=\n)"""
+)
+_WORD_END: Final = re.compile(r"(?<=\S)(?=\s)")
 
 
 def _weight(character: str) -> int:
@@ -144,6 +149,25 @@ class StreamModerator:
         boundary = window.end if window.final else self._boundary(window.end)
         spans = [(window.start + s, window.start + e, name) for s, e, name in merged(redactions)]
         return self._release(max(boundary, self._released), spans, window)
+
+    def rewind(self) -> str:
+        """Take back what did not pass; returns what is left, for other text to follow.
+
+        That is all that has left, and of what was judged besides as much as ends with a sentence,
+        or at least with a word. It stays held until it is judged together with what follows.
+        """
+        judged = self.whole()[: self._judged]
+        ends: list[int] = []
+        for pattern in (_SENTENCE_END, _WORD_END):
+            ends = ends or [m.end() for m in pattern.finditer(judged) if m.end() > self._released]
+        end = ends[-1] if ends else self._released
+        self._pieces = [judged[:end]]
+        del self._weights[end:]
+        self._judged = end
+        step = self._policy.window_chars - self._policy.overlap_chars
+        self._target = (self._weights[-1] if end else 0) + step * _LETTER
+        self._finished = False
+        return self.whole()
 
     def _window(self, end: int, *, final: bool) -> Window:
         oldest = self._weights[end - 1] - self._policy.window_chars * _LETTER

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.domain.errors import UpstreamError
+from app.domain.policy import Policy
 from app.proxy.upstream import UpstreamReply
 
 
@@ -16,7 +17,7 @@ class AbsentUpstream:
     """Stands where no language model is configured."""
 
     async def chat(
-        self, payload: Mapping[str, Any], *, headers: Mapping[str, str]
+        self, payload: Mapping[str, Any], *, headers: Mapping[str, str], policy: Policy
     ) -> UpstreamReply:
         """Raises UpstreamError."""
         raise UpstreamError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import structlog
@@ -16,7 +16,8 @@ import structlog
 from app.domain.errors import SluicewayError, UpstreamError, UpstreamProtocolError
 from app.domain.policy import Policy
 from app.domain.verdict import Verdict
-from app.metrics import Metrics, error_type
+from app.labels import error_type
+from app.metrics import Metrics
 from app.moderation.engine import Engine
 from app.proxy import sse
 from app.proxy.choice_stream import ChoiceStream, Session
@@ -47,6 +48,7 @@ class ChatStream:
         metrics: Where times and failures are counted.
         called_at: When the upstream was called, by `time.perf_counter`.
         comment_interval_s: Silence after which a comment keeps the connection alive.
+        ask: Calls the upstream with another payload.
 
     Raises:
         UpstreamProtocolError: The answer is no stream.
@@ -63,6 +65,7 @@ class ChatStream:
         metrics: Metrics,
         called_at: float,
         comment_interval_s: float,
+        ask: Callable[[Mapping[str, Any]], Awaitable[UpstreamReply]],
     ) -> None:
         if reply.events is None:
             raise UpstreamProtocolError("the upstream's answer is no stream of events")
@@ -76,7 +79,12 @@ class ChatStream:
         self._comment_interval_s = comment_interval_s
         self._writer = dialect.ChunkWriter(request.payload.get("model"))
         question = request.conversation.question
-        self._session = Session(engine, policy, metrics, self._writer, self._send, question)
+        self._session = Session(
+            engine, policy, metrics, self._writer, self._send, question, reply.notes, self._reask
+        )
+        self._ask = ask
+        self._reasked = False
+        self._group: asyncio.TaskGroup | None = None
         self._outbox: asyncio.Queue[bytes | None] = asyncio.Queue(_OUTBOX)
         self._choices: dict[int, ChoiceStream] = {}
         self._usage: dict[str, Any] | None = None
@@ -114,6 +122,7 @@ class ChatStream:
     async def _pump(self) -> None:
         try:
             async with asyncio.TaskGroup() as group:
+                self._group = group
                 self._reader = group.create_task(self._read(group))
             await self._close()
         except Exception as error:  # noqa: BLE001 - the client must get an end it understands
@@ -162,7 +171,8 @@ class ChatStream:
             )
 
     async def _take(self, chunk: dialect.Chunk, group: asyncio.TaskGroup) -> None:
-        self._writer.learn(chunk)
+        if not self._reasked:  # a stream has one id from its first chunk to its last
+            self._writer.learn(chunk)
         self._usage = chunk.usage or self._usage
         for delta in chunk.deltas:
             if not self._text_seen and (delta.texts or delta.objects):
@@ -190,6 +200,31 @@ class ChatStream:
         complete = len(choices) >= self._request.choices and all(c.closed for c in choices)
         if complete and any(c.blocked for c in choices) and self._reader is not None:
             self._reader.cancel()
+
+    async def _reask(self, choice: ChoiceStream) -> bool:
+        """Let the upstream go on from what is safe of an answer, once; whether it does."""
+        reader, group = self._reader, self._group
+        several = self._request.choices > 1 or len(self._choices) > 1
+        if self._reasked or several or reader is None or group is None:
+            return False
+        self._reasked = True
+        reader.cancel()
+        await asyncio.wait([reader])
+        if choice.abandoned:
+            return False
+        safe = choice.rewind()
+        try:
+            reply = await self._ask(dialect.going_on(self._request.payload, safe))
+        except SluicewayError as error:
+            _log.warning("reask_failed", error=type(error).__name__)
+            return False
+        if reply.events is None:
+            await reply.aclose()
+            return False
+        self._reply, self._events = reply, reply.events
+        await self._outbox.put(sse.comment("reask"))
+        self._reader = group.create_task(self._read(group))
+        return True
 
     async def _close(self) -> None:
         """What follows when every choice has ended."""

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from app.domain.conversation import ASSISTANT, Conversation, Message, Stage
 from app.domain.detection import Detection
-from app.domain.policy import Action, FailMode, Policy, StreamMode
+from app.domain.policy import Action, FailMode, OnBlock, Policy, StreamMode
 from app.domain.verdict import Verdict, merge
 from app.metrics import Metrics
 from app.moderation.engine import Engine
@@ -30,7 +30,11 @@ _BACKLOG_WINDOWS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What all choices of one stream share. `question` is what they answer."""
+    """What all choices of one stream share.
+
+    `question` is what they answer, `notes` are those of the upstream's reply. `reask` rewinds a
+    choice and lets the upstream go on from there; it answers whether that will happen.
+    """
 
     engine: Engine
     policy: Policy
@@ -38,6 +42,8 @@ class Session:
     writer: dialect.ChunkWriter
     send: Callable[[Mapping[str, Any]], Awaitable[None]]
     question: str
+    notes: Mapping[int, Mapping[str, Any]]
+    reask: Callable[[ChoiceStream], Awaitable[bool]]
 
     @property
     def holds(self) -> bool:
@@ -134,7 +140,8 @@ class ChoiceStream:
                 await self._judge_texts() and await self._judge_objects() and await self._review()
             )
             if passed and self._reason is not None:
-                await self.session.send(self.session.writer.finish(self.index, self._reason))
+                note = self.session.notes.get(self.index, {})
+                await self.session.send(self.session.writer.finish(self.index, self._reason, note))
         finally:
             self.closed = True
             self._idle.set()
@@ -202,6 +209,8 @@ class ChoiceStream:
         text = dialect.text_conversation(self.index, channel.name, window.text)
         verdict = await self._judge(text)
         if self._stops(verdict, tail=window.final):
+            if self._may_go_on(verdict) and await self.session.reask(self):
+                return True
             await self._block()
             return False
         released = moderator.judged(window, verdict.redactions)
@@ -263,6 +272,22 @@ class ChoiceStream:
         brief = replace(verdict, detections=(), reports=())
         self.verdict = merge([self.verdict, brief]) if self.verdict else brief
         return verdict
+
+    def _may_go_on(self, verdict: Verdict) -> bool:
+        """Whether another end of the answer may be asked for: it is plain text, part of it left."""
+        return (
+            self.session.holds
+            and self.session.policy.stream.on_block is OnBlock.REASK
+            and Action.BLOCK in verdict.flagged.values()
+            and not self._objects
+            and list(self._channels) == [dialect.CONTENT]
+            and self._channels[dialect.CONTENT].moderator.released_chars > 0
+        )
+
+    def rewind(self) -> str:
+        """Take back what did not pass, and be open for what follows; returns what is left."""
+        self.ended, self._reason = False, None
+        return self._channels[dialect.CONTENT].moderator.rewind()
 
     def _stops(self, verdict: Verdict, *, tail: bool = False) -> bool:
         """Whether the choice ends here. At the tail, a failed detector follows `fail_tail`."""

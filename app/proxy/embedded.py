@@ -6,22 +6,27 @@ Knows nothing about models: it turns the dictionaries of a chat engine into bodi
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import orjson
 
+from app.domain.policy import Policy
 from app.proxy import sse
 from app.proxy.upstream import UpstreamReply
+
+_NOTE: Final = "guardrails"
 
 
 class EmbeddedChat(Protocol):
     """What is asked of the engine. It raises our own errors; none of them is an `UpstreamError`."""
 
-    async def complete(self, payload: dict[str, Any]) -> dict[str, Any]:
-        """A whole chat completion."""
+    async def complete(self, payload: dict[str, Any], policy: Policy) -> dict[str, Any]:
+        """A whole chat completion, rectified as the policy says."""
         ...
 
-    async def open_stream(self, payload: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+    async def open_stream(
+        self, payload: dict[str, Any], policy: Policy
+    ) -> AsyncGenerator[dict[str, Any]]:
         """Admit the request, then yield its chunks; closing the generator stops the model."""
         ...
 
@@ -40,14 +45,18 @@ class EmbeddedUpstream:
         self._chat = chat
 
     async def chat(
-        self, payload: Mapping[str, Any], *, headers: Mapping[str, str]
+        self, payload: Mapping[str, Any], *, headers: Mapping[str, str], policy: Policy
     ) -> UpstreamReply:
         """Answer a chat; the headers mean nothing here."""
         del headers
+        notes: dict[int, Mapping[str, Any]] = {}
         if not payload.get("stream"):
-            return UpstreamReply(200, body=orjson.dumps(await self._chat.complete(dict(payload))))
-        chunks = await self._chat.open_stream(dict(payload))
-        return UpstreamReply(200, events=_events(chunks), aclose=chunks.aclose)
+            answer = await self._chat.complete(dict(payload), policy)
+            _take_notes(answer, notes)
+            return UpstreamReply(200, body=orjson.dumps(answer), notes=notes)
+        chunks = await self._chat.open_stream(dict(payload), policy)
+        events = _events(chunks, notes)
+        return UpstreamReply(200, events=events, aclose=chunks.aclose, notes=notes)
 
     async def models(self, *, headers: Mapping[str, str]) -> UpstreamReply:
         """The embedded model alone."""
@@ -60,7 +69,17 @@ class EmbeddedUpstream:
         """Nothing to let go of."""
 
 
-async def _events(chunks: AsyncGenerator[dict[str, Any]]) -> AsyncGenerator[str]:
+async def _events(
+    chunks: AsyncGenerator[dict[str, Any]], notes: dict[int, Mapping[str, Any]]
+) -> AsyncGenerator[str]:
     async for chunk in chunks:
+        _take_notes(chunk, notes)
         yield orjson.dumps(chunk).decode()
     yield sse.DONE_DATA
+
+
+def _take_notes(answer: dict[str, Any], notes: dict[int, Mapping[str, Any]]) -> None:
+    """Take out what the engine says of rectification: a body is read as if it came from anybody."""
+    for choice in answer["choices"]:
+        if note := choice.pop(_NOTE, None):
+            notes[choice["index"]] = {_NOTE: note}

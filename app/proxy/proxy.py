@@ -10,6 +10,7 @@ import time
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 import orjson
@@ -18,7 +19,8 @@ from app.domain.conversation import Stage
 from app.domain.errors import UpstreamError, UpstreamProtocolError
 from app.domain.policy import Policy
 from app.domain.verdict import Verdict, merge
-from app.metrics import Metrics, error_type
+from app.labels import error_type
+from app.metrics import Metrics
 from app.moderation.engine import Engine
 from app.proxy import sse
 from app.proxy.chat_stream import ChatStream
@@ -40,13 +42,17 @@ _SERVER_ERROR: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class _Chat:
-    """One chat whose input passed. `policy` is that of the output; `timings` are in seconds."""
+    """One chat whose input passed. `policy` is that of the output; `timings` are in seconds.
+
+    `headers` are the caller's.
+    """
 
     request: dialect.ChatRequest
     given: Verdict
     policy: Policy
     called_at: float
     timings: dict[str, float]
+    headers: Mapping[str, str]
 
 
 class ChatProxy:
@@ -96,9 +102,9 @@ class ChatProxy:
         if given.blocks:
             return _refused(given, request, incoming, guard_headers(given, incoming, timings))
         self._redact(given, request.fields, incoming)
-        chat = _Chat(request, given, outgoing, judged, timings)
+        chat = _Chat(request, given, outgoing, judged, timings, headers)
         with self._counted_failures():
-            reply = await self._upstream.chat(request.payload, headers=headers)
+            reply = await self._upstream.chat(request.payload, headers=headers, policy=outgoing)
             timings["upstream"] = time.perf_counter() - judged
             self._count_status(reply)
             if not reply.ok:
@@ -147,7 +153,7 @@ class ChatProxy:
                 choices.append(dialect.blocked_choice(choice.index, chat.policy.refusal))
             else:
                 self._redact(verdict, (choice.fields,), chat.policy)
-                choices.append(choice.passed())
+                choices.append({**choice.passed(), **reply.notes.get(choice.index, {})})
         body = {**answer.head, "choices": choices}
         if chat.request.moderation is not None:
             body["moderation"] = moderation(chat.given, verdicts, chat.policy)
@@ -167,6 +173,7 @@ class ChatProxy:
             metrics=self._metrics,
             called_at=chat.called_at,
             comment_interval_s=self._comment_interval_s,
+            ask=partial(self._upstream.chat, headers=chat.headers, policy=chat.policy),
         )
         headers = guard_headers(chat.given, chat.policy, chat.timings)
         return ProxyReply(200, headers, await stream.open(), sse.MEDIA_TYPE)

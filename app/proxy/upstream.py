@@ -15,6 +15,7 @@ import httpx2
 import orjson
 
 from app.domain.errors import UpstreamError, UpstreamProtocolError, UpstreamTimeout
+from app.domain.policy import Policy
 from app.metrics import Metrics
 from app.proxy import sse
 from app.proxy.breaker import Breaker
@@ -40,6 +41,9 @@ class UpstreamReply:
 
     Either `body` holds all of it, or `events` yields the data of each server-sent event. Whoever
     gets a reply with events must call `aclose`; it may be called twice.
+
+    `notes` are what a model that the guard itself runs adds to its choices, by their index; that of
+    a choice is there when the choice has ended.
     """
 
     status: int
@@ -47,6 +51,7 @@ class UpstreamReply:
     body: bytes | None = None
     events: AsyncGenerator[str] | None = None
     aclose: Callable[[], Awaitable[None]] = _nothing_to_close
+    notes: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -58,9 +63,12 @@ class Upstream(Protocol):
     """A chat API. Every method may raise `UpstreamError` or one of its kinds."""
 
     async def chat(
-        self, payload: Mapping[str, Any], *, headers: Mapping[str, str]
+        self, payload: Mapping[str, Any], *, headers: Mapping[str, str], policy: Policy
     ) -> UpstreamReply:
-        """Ask for a completion; `headers` are the caller's, in lower case."""
+        """Ask for a completion; `headers` are the caller's, in lower case.
+
+        The policy is for a model that the guard itself runs, and can steer; it never leaves.
+        """
         ...
 
     async def models(self, *, headers: Mapping[str, str]) -> UpstreamReply:
@@ -128,16 +136,21 @@ class HttpUpstream:
         )
 
     async def chat(
+        self,
+        payload: Mapping[str, Any],
+        *,
+        headers: Mapping[str, str],
+        policy: Policy | None = None,
+    ) -> UpstreamReply:
+        """Ask for a completion. What the policy says of rectification means nothing here."""
+        del policy
+        return await self._post("chat/completions", payload, headers)
+
+    async def complete(
         self, payload: Mapping[str, Any], *, headers: Mapping[str, str]
     ) -> UpstreamReply:
-        """Ask for a completion."""
-        request = self._client.build_request(
-            "POST",
-            "chat/completions",
-            content=orjson.dumps(payload),
-            headers={**self._headers(headers), "content-type": "application/json"},
-        )
-        return await self._open(request)
+        """Ask for the continuation of a text, which need not be a chat."""
+        return await self._post("completions", payload, headers)
 
     async def models(self, *, headers: Mapping[str, str]) -> UpstreamReply:
         """Ask which models there are."""
@@ -148,6 +161,17 @@ class HttpUpstream:
     async def close(self) -> None:
         """Let go of all connections."""
         await self._client.aclose()
+
+    async def _post(
+        self, path: str, payload: Mapping[str, Any], headers: Mapping[str, str]
+    ) -> UpstreamReply:
+        request = self._client.build_request(
+            "POST",
+            path,
+            content=orjson.dumps(payload),
+            headers={**self._headers(headers), "content-type": "application/json"},
+        )
+        return await self._open(request)
 
     def _headers(self, caller: Mapping[str, str]) -> dict[str, str]:
         passed = ("authorization",) if self._pass_authorization and self._api_key is None else ()

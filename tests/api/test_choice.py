@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.config import AuthSettings
-from app.domain.policy import StreamMode
+from app.domain.policy import RectificationMode, StreamMode
 from tests.api.world import api_key, bearer, policy_yaml
 
 MAIL = "write to jane@example.com"
@@ -215,4 +215,76 @@ def test_other_wishes_are_refused(client, wish):
 def test_a_deep_wish_is_refused(world, client):
     body = b'{"messages": [], "guardrails": %s}' % (b"[" * 500 + b"]" * 500)
     assert client.post("/v1/chat/completions", content=body).status_code == 400
+    assert world.proxy.calls == []
+
+
+RECTIFYING = """
+rectification: {mode: cap, epsilon: 0.1, beta: 5, max_epsilon: 0.4, max_beta: 50}
+"""
+
+
+def rectified(client, wish: object, **headers: str):
+    body = {"messages": [{"role": "user", "content": "hi"}], "guardrails": {"rectification": wish}}
+    return client.post("/v1/chat/completions", json=body, headers=headers)
+
+
+def test_rectification_may_be_made_stricter(world):
+    world.policies["default"] = policy_yaml(more=RECTIFYING)
+    wish = {"mode": "tilt_cap", "epsilon": 0.3, "beta": 9, "trace": True}
+    with world.client() as client:
+        assert rectified(client, wish).status_code == 200
+        assert rectified(client, {}).status_code == 200
+    asked, unasked = (policy.rectification for policy in world.proxy.policies)
+    assert (asked.mode, asked.epsilon, asked.beta) == (RectificationMode.TILT_CAP, 0.3, 9)
+    assert asked.trace
+    assert (unasked.mode, unasked.epsilon, unasked.beta) == (RectificationMode.CAP, 0.1, 5)
+    assert not unasked.trace
+
+
+def test_rectification_may_be_asked_for_where_the_policy_has_none(world, client):
+    assert rectified(client, {"mode": "cap", "epsilon": 0.2}).status_code == 200
+    assert world.proxy.policies[0].rectifies
+
+
+@pytest.mark.parametrize(
+    ("wish", "param"),
+    [
+        ({"mode": "off"}, "rectification.mode"),
+        ({"mode": "tilt"}, "rectification.mode"),
+        ({"epsilon": 0.05}, "rectification.epsilon"),
+        ({"beta": 4}, "rectification.beta"),
+    ],
+)
+def test_rectification_may_not_be_loosened(world, wish, param):
+    world.policies["default"] = policy_yaml(more=RECTIFYING)
+    world.auth = AuthSettings(keys=(api_key("plain"), api_key("trusted", may_loosen=True)))
+    with world.client() as client:
+        refused = rectified(client, wish, **bearer("plain"))
+        allowed = rectified(client, wish, **bearer("trusted"))
+    assert refused.status_code == 400
+    assert refused.json()["error"]["code"] == "policy_loosened"
+    assert refused.json()["error"]["param"] == param
+    assert allowed.status_code == 200
+    assert len(world.proxy.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("wish", "status"),
+    [
+        ({"epsilon": 0.41}, 400),
+        ({"beta": 51}, 400),
+        ({"epsilon": 1.5}, 422),
+        ({"beta": -1}, 422),
+        ({"beta": "9"}, 422),
+        ({"mode": "authors_cap"}, 422),
+        ({"gate": 1}, 422),
+        ({"trace": 1}, 422),
+        ("cap", 422),
+    ],
+)
+def test_rectification_wishes_have_bounds(world, wish, status):
+    world.policies["default"] = policy_yaml(more=RECTIFYING)
+    world.auth = AuthSettings(keys=(api_key("trusted", may_loosen=True),))
+    with world.client() as client:
+        assert rectified(client, wish, **bearer("trusted")).status_code == status
     assert world.proxy.calls == []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import re
 import tomllib
 
@@ -7,6 +8,7 @@ import pytest
 import yaml
 
 from app.config import Settings
+from app.rectification.vllm_policy import PREFIX, ServerPolicy
 
 PROBES = {"startupProbe": "/startupz", "readinessProbe": "/readyz", "livenessProbe": "/healthz"}
 
@@ -88,12 +90,24 @@ def test_settings_of_the_containers_exist(services, dockerfile) -> None:
         name
         for service in services.values()
         for name in service.get("environment", {})
-        if name.startswith("SLUICEWAY_")
+        if name.startswith("SLUICEWAY_") and not name.startswith(PREFIX)
     }
     names |= set(re.findall(r"\b(SLUICEWAY_\w+)=", dockerfile))
     assert len(names) > 5
     for name in names:
         assert_setting_exists(name)
+
+
+def test_the_vllm_server_steers_by_its_variables(services, root) -> None:
+    environment = services["vllm"]["environment"]
+    default = re.compile(r"\$\{\w+:-([^}]*)\}")
+    policy = ServerPolicy.read({name: default.sub(r"\1", v) for name, v in environment.items()})
+    assert policy is not None
+    assert policy.control.epsilon > 0
+    assert "./models:/models:ro" in services["vllm"]["volumes"]
+    assert policy.critic.is_relative_to("/models")
+    module, _, name = services["vllm"]["command"][-1].partition("=")[2].partition(":")
+    assert hasattr(importlib.import_module(module), name)
 
 
 def test_everything_that_is_copied_exists_and_is_sent_to_the_builder(dockerfile, root) -> None:

@@ -7,8 +7,9 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry
 
+from app.labels import LABEL_VALUES
 from app.main import _instrument
-from app.metrics import LABEL_VALUES, Metrics, catalogue
+from app.metrics import Metrics, catalogue
 from tests.deploy.promql import dashboard_expressions, grouped, matched_values, selectors
 
 TARGET = {"job", "instance"}  # Prometheus adds them to everything that it scrapes

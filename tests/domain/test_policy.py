@@ -17,6 +17,8 @@ from app.domain.policy import (
     Action,
     FailMode,
     Policy,
+    RectificationMode,
+    RectificationPolicy,
     Rule,
     StagePolicy,
     StreamMode,
@@ -192,6 +194,50 @@ def test_a_fast_stream_may_be_held() -> None:
     fast = StreamPolicy(mode=StreamMode.FAST, fail_tail=FailMode.OPEN)
     assert tightened(policy_of(stream=fast), stream=StreamPolicy()).stream == StreamPolicy()
     assert tightened(policy_of(stream=fast), stream=fast).stream == fast
+
+
+@pytest.mark.parametrize(
+    ("demanded", "allowed"),
+    [
+        ("off", {"off", "cap", "tilt", "tilt_cap"}),
+        ("cap", {"cap", "tilt_cap"}),
+        ("tilt", {"tilt", "tilt_cap"}),
+        ("tilt_cap", {"tilt_cap"}),
+    ],
+)
+def test_a_mode_may_only_be_one_that_does_more(demanded: str, allowed: set[str]) -> None:
+    policy = policy_of(rectification=RectificationPolicy(RectificationMode(demanded)))
+    for mode in RectificationMode:
+        wish = RectificationPolicy(mode)
+        if mode in allowed:
+            assert tightened(policy, rectification=wish).rectification == wish
+        else:
+            with pytest.raises(PolicyLoosened) as refused:
+                tightened(policy, rectification=wish)
+            assert refused.value.param == "rectification.mode"
+        assert tightened(policy, rectification=wish, may_loosen=True).rectification == wish
+
+
+@pytest.mark.parametrize("name", ["epsilon", "beta"])
+def test_a_strength_may_only_be_raised(name: str) -> None:
+    def rules(value: float) -> RectificationPolicy:
+        return RectificationPolicy(RectificationMode.CAP, **{name: value})
+
+    policy = policy_of(rectification=rules(0.2))
+    for value in (0.2, 0.3):
+        assert tightened(policy, rectification=rules(value)).rectification == rules(value)
+    for value in (0.1, float("nan")):
+        with pytest.raises(PolicyLoosened) as refused:
+            tightened(policy, rectification=rules(value))
+        assert refused.value.param == f"rectification.{name}"
+    assert tightened(policy).rectification == rules(0.2)
+
+
+def test_a_policy_that_only_watches_does_not_rectify() -> None:
+    rules = RectificationPolicy(RectificationMode.CAP)
+    assert policy_of(rectification=rules).rectifies
+    assert not policy_of(rectification=rules, enforce=False).rectifies
+    assert not policy_of().rectifies
 
 
 def test_a_key_that_may_loosen_gets_what_it_wishes() -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -9,41 +8,15 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from app.domain.errors import SluicewayError, UpstreamError
+from app.domain.errors import UpstreamError
 from app.generation.batch import Batch
 from app.generation.llama import Llama
-from app.generation.request import Delta, GenerationRequest, Sampling
+from app.generation.request import Delta, Sampling
 from app.generation.text import Vocabulary
+from tests.generation.recorder import ask, run
 
 LONG = tuple(3 + (7 * index) % 250 for index in range(300))  # several pieces of prefill
 PROMPTS = ((5, 6, 7), tuple(range(40, 100)), (200,), LONG)
-
-
-@dataclass
-class Recorder:
-    request: GenerationRequest
-    cancelled: bool = False
-    deltas: list[Delta] = field(default_factory=list)
-    errors: list[SluicewayError] = field(default_factory=list)
-    states: list[Tensor] = field(default_factory=list)
-
-    def put(self, delta: Delta) -> None:
-        self.deltas.append(delta)
-
-    def prompt_read(self, states: Tensor) -> None:
-        self.states.append(states)
-
-    def fail(self, error: SluicewayError) -> None:
-        self.errors.append(error)
-
-    def text(self, choice: int = 0) -> str:
-        return "".join(delta.text for delta in self.deltas if delta.choice == choice)
-
-    @property
-    def finish_reasons(self) -> list[str]:
-        return [delta.finish_reason for delta in self.deltas if delta.finish_reason]
-
-
 POISON = 255
 
 
@@ -94,19 +67,6 @@ def make_batch(tiny: Llama, tiny_tokenizer: Tokenizer) -> Callable[..., Batch]:
         return Batch(model, Vocabulary(tiny_tokenizer), stop_ids, max_rows, kept_tokens)
 
     return make
-
-
-def ask(prompt: tuple[int, ...], tokens: int = 20, **extra: object) -> Recorder:
-    return Recorder(GenerationRequest(prompt, tokens, **extra))
-
-
-def run(batch: Batch, *listeners: Recorder) -> None:
-    """Start each as soon as there is room, and step to the end."""
-    waiting = list(listeners)
-    while waiting or batch.busy:
-        if waiting and batch.has_room(waiting[0].request):
-            batch.start(waiting.pop(0))
-        batch.step()
 
 
 def alone(make_batch: Callable[..., Batch], prompt: tuple[int, ...], **extra: object) -> str:

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from app.domain.errors import (
+    ConfigurationError,
     ContextLengthExceeded,
     NotReady,
     Overloaded,
@@ -20,8 +21,10 @@ from app.domain.errors import (
 )
 from app.generation.engine import Engine, EngineLimits, GenerationStream
 from app.generation.llama import Llama
-from app.generation.request import GenerationRequest
+from app.generation.request import GenerationRequest, Rectification
 from app.metrics import Metrics
+from app.rectification.steering import Control
+from tests.rectification.tiny_critic import tiny_critic
 
 PROMPT = tuple(range(40, 60))
 LIMITS = EngineLimits(max_running=2, max_waiting=1, context_tokens=128)
@@ -375,3 +378,40 @@ async def test_closing_answers_a_reading(engine: Engine, model: GatedLlama) -> N
 
     assert reading.done()
     assert not engine._thread.is_alive()
+
+
+RECTIFIED = GenerationRequest(PROMPT, 20, rectification=Rectification(Control("cap", 0.3)))
+
+
+async def test_without_a_critic_a_wish_for_one_is_refused(engine: Engine) -> None:
+    assert not engine.rectifies
+    with pytest.raises(RequestError) as refusal:
+        engine.submit(RECTIFIED)
+
+    assert refusal.value.param == "guardrails.rectification"
+    assert engine.open_requests == 0
+
+
+async def test_with_a_critic_requests_are_rectified_that_ask_for_it(
+    tiny: Llama, tiny_tokenizer: Tokenizer, metrics: Metrics
+) -> None:
+    engine = Engine(
+        tiny, tiny_tokenizer, (), LIMITS, metrics, critic=tiny_critic(tiny.shape.vocabulary)
+    )
+    engine.start()
+    assert engine.rectifies
+    streams = [engine.submit(one) for one in (RECTIFIED, GenerationRequest(PROMPT, 20))]
+
+    deltas, plain = [[delta async for delta in stream] for stream in streams]
+
+    assert deltas[-1].trace is not None
+    assert deltas[-1].trace.steps == 20
+    assert plain[-1].trace is None
+    await engine.close()
+
+
+def test_a_critic_with_another_vocabulary_is_refused(
+    tiny: Llama, tiny_tokenizer: Tokenizer, metrics: Metrics
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"another vocabulary.*sluiceway train critic"):
+        Engine(tiny, tiny_tokenizer, (), LIMITS, metrics, critic=tiny_critic(48))

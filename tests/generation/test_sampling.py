@@ -87,3 +87,45 @@ def test_a_token_ruled_out_is_never_drawn() -> None:
     scores = torch.tensor([float("-inf"), 1.0, float("-inf"), 1.0])
 
     assert {sampler.choose(scores) for _ in range(30)} == {1, 3}
+
+
+LOG_PROBS = torch.tensor([0.1, 0.0, 0.6, 0.3]).log()
+
+
+def drawn_rectified(sampling: Sampling, times: int = 50) -> list[int]:
+    sampler = Sampler(sampling, 0)
+    return [sampler.choose_rectified(LOG_PROBS) for _ in range(times)]
+
+
+def test_what_was_rectified_is_drawn_from_as_it_is() -> None:
+    """Temperature, top-k and top-p are in it already."""
+    sampling = Sampling(temperature=0.3, top_k=2, top_p=0.4, seed=1)
+    counts = Counter(drawn_rectified(sampling, times=4000))
+
+    for token, log_prob in enumerate(LOG_PROBS):
+        assert counts[token] / 4000 == pytest.approx(float(log_prob.exp()), abs=0.03)
+    assert 1 not in counts
+
+
+@pytest.mark.parametrize(
+    "sampling", [Sampling(), Sampling(temperature=1e-30), Sampling(temperature=1, top_k=1)], ids=str
+)
+def test_greedy_takes_the_best_of_what_was_rectified(sampling: Sampling) -> None:
+    assert set(drawn_rectified(sampling)) == {2}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
+def test_a_rectification_that_allows_no_token_is_refused(bad: float) -> None:
+    with pytest.raises(ValueError, match="no token"):
+        Sampler(Sampling(), 0).choose_rectified(torch.tensor([bad, bad]))
+
+
+def test_tokens_that_were_taken_back_are_not_penalised() -> None:
+    sampler = Sampler(Sampling(presence_penalty=1.0, frequency_penalty=0.5), 0)
+    assert [sampler.choose(SCORES) for _ in range(3)] == [1, 2, 1]
+
+    sampler.take_back([2, 1])
+    torch.testing.assert_close(sampler.penalised(SCORES), torch.tensor([0.0, 1.5, 2.0, 1.0]))
+    sampler.take_back([1])
+
+    torch.testing.assert_close(sampler.penalised(SCORES), SCORES)

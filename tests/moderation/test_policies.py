@@ -331,3 +331,22 @@ async def test_no_request_sees_half_of_a_policy(world: World) -> None:
             group.create_task(request())
         group.create_task(reloads())
     assert seen == {Action.FLAG, Action.BLOCK}
+
+
+async def test_a_policy_cannot_be_reloaded_onto_a_critic_that_is_not_there(world: World) -> None:
+    store = PolicyStore(
+        world.folder,
+        default="default",
+        engine=world.engine,
+        metrics=world.metrics,
+        without_critic=True,
+    )
+    await store.load()
+    world.write("default.yaml", GOOD + "rectification: {mode: cap}")
+
+    report = await store.reload()
+
+    assert not report.ok
+    assert "default.yaml: rectification.mode: the critic is not loaded" in report.error
+    assert not store.get("default").rectifies
+    assert (await world.store.reload()).ok  # where it is, or other models answer

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -8,8 +9,17 @@ from app.domain.categories import Category
 from app.domain.conversation import Stage
 from app.domain.detection import OperatingPoint
 from app.domain.errors import ConfigurationError
-from app.domain.policy import Action, FailMode, Policy, Rule, StreamMode
-from app.moderation.policies import named_detectors, read_policies
+from app.domain.policy import (
+    Action,
+    FailMode,
+    OnBlock,
+    Policy,
+    RectificationMode,
+    RectificationPolicy,
+    Rule,
+    StreamMode,
+)
+from app.moderation.policies import named_detectors, read_policies, wants_critic
 from tests.fakes import PhraseDetector
 
 DETECTORS = {name: PhraseDetector(name=name) for name in ("keywords", "pii")}
@@ -37,6 +47,12 @@ def test_what_a_file_leaves_out_is_safe(tmp_path: Path) -> None:
         assert rules.default == Rule(OperatingPoint.BALANCED, Action.BLOCK)
         assert rules.fail is FailMode.CLOSED
         assert rules.on_unscannable is Action.FLAG
+
+
+def test_a_stopped_stream_may_be_asked_again(tmp_path: Path) -> None:
+    assert parsed(tmp_path, GOOD).stream.on_block is OnBlock.STOP
+    asked = parsed(tmp_path, GOOD + "stream: {on_block: reask}")
+    assert asked.stream.on_block is OnBlock.REASK
 
 
 def test_what_a_category_leaves_out_follows_its_stage(tmp_path: Path) -> None:
@@ -94,6 +110,29 @@ def test_every_field_reaches_the_policy(tmp_path: Path) -> None:
     assert (stream.mode, stream.fail_tail) == (StreamMode.FAST, FailMode.OPEN)
     assert (stream.first_window_chars, stream.window_chars, stream.overlap_chars) == (10, 40, 20)
     assert (stream.max_wait_ms, stream.buffer_chars) == (50, 2048)
+
+
+def test_rectification_is_off_until_a_file_says_otherwise(tmp_path: Path) -> None:
+    assert parsed(tmp_path, GOOD).rectification == RectificationPolicy()
+    off = parsed(tmp_path, GOOD + "rectification: {mode: off}")  # a boolean to YAML
+    assert off.rectification.mode is RectificationMode.OFF
+    assert not wants_critic(tmp_path)
+    text = """
+    rectification:
+      mode: tilt_cap
+      epsilon: 0.1
+      beta: 4
+      top_k: 30
+      gate: 0.2
+      rollback_tokens: 12
+      max_epsilon: 0.5
+      max_beta: 9
+      max_temperature: 0.8
+    """
+    assert parsed(tmp_path, GOOD + dedent(text)).rectification == RectificationPolicy(
+        RectificationMode.TILT_CAP, 0.1, 4, 30, 0.2, 12, 0.5, 9, 0.8
+    )
+    assert wants_critic(tmp_path)
 
 
 def test_the_digest_changes_with_the_file(tmp_path: Path) -> None:
@@ -154,8 +193,30 @@ BAD_FILES = {
         GOOD + "stream: {window_chars: 200, first_window_chars: 201}",
         "stream",
     ),
+    "asking again for what has left": (
+        GOOD + "stream: {mode: fast, on_block: reask}",
+        "reask needs mode: hold",
+    ),
     "an unknown stream mode": (GOOD + "stream: {mode: slow}", "stream.mode"),
     "no overlap": (GOOD + "stream: {overlap_chars: 0}", "stream.overlap_chars"),
+    "an unknown mode of rectification": (
+        GOOD + "rectification: {mode: authors_cap}",
+        "rectification.mode",
+    ),
+    "a rectification switched on like a lamp": (
+        GOOD + "rectification: {mode: on}",
+        "rectification.mode",
+    ),
+    "an unknown key of rectification": (
+        GOOD + "rectification: {show_logprobs: true}",
+        "rectification.show_logprobs",
+    ),
+    "a strength over one": (GOOD + "rectification: {epsilon: 1.1}", "rectification.epsilon"),
+    "a strength over its own bound": (
+        GOOD + "rectification: {beta: 5, max_beta: 4}",
+        "rectification",
+    ),
+    "a tilt that does nothing": (GOOD + "rectification: {mode: tilt}", "rectification"),
     "broken syntax": ("input: [", "YAML"),
     "an impossible date": ("description: 2026-13-45", "YAML"),
     "a tag that builds objects": ("description: !!python/object/apply:os.getcwd []", "YAML"),

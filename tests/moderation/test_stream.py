@@ -193,3 +193,53 @@ def test_the_final_window_comes_once() -> None:
     assert window.final
     assert moderator.judged(window) == "short"
     assert moderator.next_window() is None
+
+
+def judge(moderator: StreamModerator, delta: str) -> str:
+    moderator.push(delta)
+    released = ""
+    while window := moderator.next_window():
+        released += moderator.judged(window)
+    return released
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("One two three four. Five", "One two three four."),
+        ("One two three four five six", "One two three four five"),
+        ("One, two: (three!) Four", "One, two: (three!)"),
+        ("一二三四五六七八九十。一二三四五六", "一二三四五六七八九十。"),
+        ("Oneandtwoandthreeandfour", "Oneandtwoandthre"),
+    ],
+)
+def test_a_rewound_text_ends_with_a_sentence_or_a_word(text: str, left: str) -> None:
+    letters = sum(map(str.isalnum, text))
+    policy = StreamPolicy(first_window_chars=letters, window_chars=40, overlap_chars=8)
+    moderator = StreamModerator(policy)
+    judge(moderator, text)
+    moderator.push(" and what did not pass")
+
+    assert moderator.rewind() == moderator.whole() == left
+
+
+@given(texts, st.lists(st.integers(0, 1_000), max_size=20), texts, st.booleans())
+def test_after_a_rewind_all_is_judged_that_leaves(
+    text: str, cuts: list[int], more: str, final: bool
+) -> None:
+    moderator = StreamModerator(POLICY)
+    released = "".join(judge(moderator, delta) for delta in splits(text, cuts))
+    if final:
+        moderator.finish()
+
+    left = moderator.rewind()
+
+    assert left.startswith(released)
+    assert text.startswith(left)
+    released += judge(moderator, more)
+    moderator.finish()
+    while window := moderator.next_window():
+        assert window.start <= moderator.released_chars
+        assert window.text == (left + more)[window.start : window.end]
+        released += moderator.judged(window)
+    assert released == left + more

@@ -55,7 +55,7 @@ class ScriptedUpstream:
         self.taken = 0
 
     async def chat(
-        self, payload: Mapping[str, Any], *, headers: Mapping[str, str]
+        self, payload: Mapping[str, Any], *, headers: Mapping[str, str], policy: Policy
     ) -> UpstreamReply:
         self.payloads.append(dict(payload))
         if self._body is not None:

@@ -18,7 +18,7 @@ from app.domain.errors import (
     UpstreamError,
     UpstreamProtocolError,
 )
-from app.domain.policy import Action, FailMode
+from app.domain.policy import Action, FailMode, Policy
 from app.metrics import unknown_labels
 from app.proxy.proxy import ProxyReply
 from app.proxy.upstream import UpstreamReply
@@ -441,7 +441,7 @@ async def test_an_answer_of_the_wrong_kind_is_a_protocol_error() -> None:
 async def test_an_upstream_without_answer_is_counted_and_raised() -> None:
     class Gone(ScriptedUpstream):
         async def chat(
-            self, payload: Mapping[str, Any], *, headers: Mapping[str, str]
+            self, payload: Mapping[str, Any], *, headers: Mapping[str, str], policy: Policy
         ) -> UpstreamReply:
             raise UpstreamError("gone")
 

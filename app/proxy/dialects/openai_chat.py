@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final, Literal
 
 import orjson
@@ -22,6 +23,7 @@ from app.domain.errors import RequestError, UpstreamError, UpstreamProtocolError
 from app.proxy.dialects.fields import Fields, Rules, TooDeep, children, is_plain
 
 ENDPOINT: Final = "chat_completions"
+CONTENT: Final = "content"
 CONTENT_FILTER: Final = "content_filter"
 
 _KINDS: Final[Mapping[str, PartKind]] = {
@@ -66,6 +68,7 @@ _REPLY_FIELDS: Final = (
 )  # fmt: skip
 _CHUNK_FIELDS: Final = ("id", "created", "model", "system_fingerprint", "service_tier")
 
+_NO_NOTE: Final[Mapping[str, Any]] = MappingProxyType({})
 _WORD: Final = re.compile(r"[a-z_]{1,32}")
 
 ModerationMode = Literal["score", "block"]
@@ -127,6 +130,12 @@ def read_request(payload: Mapping[str, Any]) -> ChatRequest:
         choices=count if type(count) is int and count > 0 else 1,
         moderation=moderation,
     )
+
+
+def going_on(payload: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """The same request, with `text` as the beginning of the answer."""
+    beginning = {"role": ASSISTANT, "content": text}
+    return {**payload, "messages": [*payload["messages"], beginning]}
 
 
 def _request_messages(
@@ -333,9 +342,9 @@ class ChunkWriter:
         """A chunk that adds to one choice."""
         return self._chunk([{"index": index, "delta": dict(delta), "finish_reason": None}])
 
-    def finish(self, index: int, reason: str) -> dict[str, Any]:
-        """The last chunk of one choice."""
-        return self._chunk([{"index": index, "delta": {}, "finish_reason": reason}])
+    def finish(self, index: int, reason: str, note: Mapping[str, Any] = _NO_NOTE) -> dict[str, Any]:
+        """The last chunk of one choice, with what the guard itself has to say of it."""
+        return self._chunk([{"index": index, "delta": {}, "finish_reason": reason, **note}])
 
     def closing(self, **more: Any) -> dict[str, Any]:
         """A chunk without choices: usage, or a moderation result."""

@@ -12,7 +12,9 @@ from typing import Any, Final
 
 import yaml
 
-_LOWER_IS_BETTER: Final = frozenset({"fpr", "p50_ms"})
+_LOWER_IS_BETTER: Final = frozenset(
+    {"fpr", "p50_ms", "gap_to_authors", "violation", "harmless_stopped"}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from app.training.evaluation.machine import Machine
 
 RESULTS: Final = "results.json"
 REPORT: Final = "report.md"
+_CASCADE: Final = "`cascade`: all detectors of the policy together, as the service judges"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +32,10 @@ class Run:
     machine: Machine
 
 
-def markdown(run: Run, sections: Sequence[str], plots: Sequence[str] = ()) -> str:
-    """The whole report as text."""
+def markdown(
+    run: Run, sections: Sequence[str], plots: Sequence[str] = (), note: str = _CASCADE
+) -> str:
+    """The whole report as text; `note` is the last line of its head."""
     models = ", ".join(f"{name} {revision}" for name, revision in sorted(run.revisions.items()))
     head = (
         f"# Evaluation: {run.suite}\n\n"
@@ -41,7 +44,7 @@ def markdown(run: Run, sections: Sequence[str], plots: Sequence[str] = ()) -> st
         f"* models: {models or 'none'}\n"
         f"* policy `{run.policy}`, its thresholds as shipped; data `{run.data}`, "
         f"{f'at most {run.limit} rows of a set' if run.limit else 'all rows'}, seed {run.seed}\n"
-        "* `cascade`: all detectors of the policy together, as the service judges"
+        f"* {note}"
     )
     pictures = [f"![{Path(name).stem.replace('_', ' ')}]({name})" for name in plots]
     return "\n\n".join((head, *sections, *pictures)) + "\n"

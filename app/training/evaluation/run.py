@@ -6,6 +6,7 @@ Knows nothing about how a suite measures.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -16,6 +17,10 @@ from app.training.evaluation.judging import Judge, open_judge
 from app.training.evaluation.machine import this_machine
 from app.training.evaluation.plots import precision_recall, reliability
 from app.training.evaluation.progress import progress
+from app.training.evaluation.rectification.bench import open_bench
+from app.training.evaluation.rectification.material import FULL, QUICK, material
+from app.training.evaluation.rectification.plot import NAME as PLOT
+from app.training.evaluation.rectification.plot import draw
 from app.training.evaluation.report import Run, markdown, write
 from app.training.evaluation.sets import SEED, TestSet, read_sets
 from app.training.evaluation.suites import (
@@ -25,11 +30,18 @@ from app.training.evaluation.suites import (
     obfuscation_report,
     public,
     public_report,
+    rectification,
+    rectification_report,
 )
 
-Suite = Literal["public", "obfuscation", "fairness"]
+Suite = Literal["public", "obfuscation", "fairness", "rectification"]
 
-_LIMITS: Final = {"public": public.LIMIT, "obfuscation": obfuscation.LIMIT, "fairness": 0}
+_LIMITS: Final = {
+    "public": public.LIMIT,
+    "obfuscation": obfuscation.LIMIT,
+    "fairness": 0,
+    "rectification": 0,
+}
 _PLOTS: Final = {"precision_recall.png": precision_recall, "reliability.png": reliability}
 
 
@@ -42,6 +54,8 @@ async def evaluate(
     limit: int | None = None,
     out: Path | None = None,
     floor: bool | None = None,
+    quick: bool = False,
+    cache: Path = Path("cache"),
 ) -> str:
     """Run one suite; return the report, and write it to `out` with figures and plots.
 
@@ -53,6 +67,8 @@ async def evaluate(
         limit: Rows per set at most, 0 for all; by default what the suite finds sensible.
         out: The report's folder.
         floor: Whether word counts are measured too; by default if there is something to train on.
+        quick: Whether rectification is measured with fewer texts and arms.
+        cache: What rectification keeps of its work; a stopped run goes on from there.
 
     Raises:
         ConfigurationError: The data, a detector or the guard is not as it should be.
@@ -62,6 +78,10 @@ async def evaluate(
     async with open_judge(settings, detectors) as judge:
         if suite == "public":
             return await _public(judge, sets, data, limit, out, floor=floor)
+        if suite == "rectification":
+            return _rectification(
+                settings, judge, sets, data, limit=limit, out=out, quick=quick, cache=cache
+            )
         run = _run(suite, judge, data, limit)
         if suite == "obfuscation":
             hidden = await obfuscation.measure(judge, obfuscation.prompts(sets, limit))
@@ -93,6 +113,37 @@ async def _public(
     return _reported(run, out, result, list(public_report.sections(result)), plots)
 
 
+def _rectification(
+    settings: Settings,
+    judge: Judge,
+    sets: Sequence[TestSet],
+    data: Path,
+    *,
+    limit: int,
+    out: Path | None,
+    quick: bool,
+    cache: Path,
+) -> str:
+    bench = open_bench(settings, cache)
+    sizes = QUICK if quick else FULL
+    sizes = replace(sizes, prompts=limit or sizes.prompts)
+    texts = material(data, sets, sizes)
+    result = rectification.measure(
+        bench, texts, sizes, quick=quick, policy=judge.policy.rectification
+    )
+    run = replace(
+        _run("rectification", judge, data, sizes.prompts),
+        revisions={**judge.revisions, **bench.writers.revisions},
+    )
+    plots = []
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        draw(result.arms, out / PLOT)
+        plots = [PLOT]
+    sections = list(rectification_report.sections(result))
+    return _reported(run, out, result, sections, plots, rectification_report.NOTE)
+
+
 def _drawn(judged: Sequence[public.JudgedSet], out: Path) -> list[str]:
     out.mkdir(parents=True, exist_ok=True)
     return [name for name, draw in _PLOTS.items() if draw(judged, out / name)]
@@ -112,9 +163,14 @@ def _run(suite: Suite, judge: Judge, data: Path, limit: int) -> Run:
 
 
 def _reported(
-    run: Run, out: Path | None, results: Any, sections: list[str], plots: Sequence[str] = ()
+    run: Run,
+    out: Path | None,
+    results: Any,
+    sections: list[str],
+    plots: Sequence[str] = (),
+    *note: str,
 ) -> str:
-    text = markdown(run, sections, plots)
+    text = markdown(run, sections, plots, *note)
     if out is not None:
         write(out, run, results, text)
     return text

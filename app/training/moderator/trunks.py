@@ -166,9 +166,9 @@ CANDIDATES: Final = {
     candidate.name: candidate
     for candidate in (
         Candidate("minilm", BERT, _minilm, 1.5e-4),
-        Candidate("e5", XLM_R, _e5, 2.5e-4),
+        Candidate("e5", XLM_R, _e5, 1.5e-4),
         Candidate("smollm2-9", SMOLLM2, _smollm2(9, 3, vocabulary=13312), 6e-4),
-        Candidate("smollm2-16", SMOLLM2, _smollm2(16, 6), 6e-4, large=True),
+        Candidate("smollm2-16", SMOLLM2, _smollm2(16, 6), 4e-4, large=True),
     )
 }
 

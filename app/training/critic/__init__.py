@@ -1,0 +1,1 @@
+"""Trains the critic: rollouts, their labels, targets, calibration."""
