@@ -209,7 +209,8 @@ def steer(
     if not len(columns.steered) == len(samplings) == len(logits):
         raise ValueError("one control and one sampling per row")
     scaled = logits / divisors(samplings, logits.device)
-    plain = log_probs_of(cut(scaled, samplings))
+    filtered = cut(scaled, samplings)
+    plain = log_probs_of(filtered)
     q_values = q_values.to(plain)
     risk = expected_risk(plain, q_values)
     none, still = torch.zeros_like(columns.steered), torch.zeros_like(risk)
@@ -218,7 +219,7 @@ def steer(
         return Steered(plain, none, still, risk, none)
     part = _controlled(
         plain[rows],
-        log_probs_of(scaled[rows]),
+        plain[rows] if filtered is scaled else log_probs_of(scaled[rows]),
         q_values[rows],
         columns.take(rows),
         [samplings[row] for row in rows.tolist()],
