@@ -26,10 +26,9 @@ _IDEOGRAPHIC: Final = re.compile("[\u1100-\u11ff\u2e80-\ua4cf\uac00-\ud7ff\uf900
 _LATIN_LETTER: Final = re.compile(f"[{_LATIN}]")
 _LATIN_WORD: Final = re.compile(f"[{_LATIN}\u0300-\u036f]+")
 _CYRILLIC_WORD: Final = re.compile("[\u0400-\u052f\u0300-\u036f]+")
-_STYLED: Final = re.compile("[\u0138\u0250-\u02af\u1d00-\u1d7f\ua730-\ua7ff\U0001f150-\U0001f1ff]")
 # Letters of other scripts and styled ones: without any, a line is left alone.
 _DOUBTFUL: Final = re.compile(
-    "[\u0138\u0250-\u1dff\u1f00-\u1fff\u2c00-\uffef\U00010000-\U0001f1ff]"
+    "[\u0131\u0138\u0250-\u1dff\u1f00-\u1fff\u2c00-\uffef\U00010000-\U0001f1ff]"
 )
 _WORD: Final = re.compile("(?:[^\\W\\d_]|[\u0300-\u036f])+")
 _GREEK: Final = re.compile("[\u0370-\u03ff\u1f00-\u1fff]")
@@ -39,6 +38,17 @@ _STYLED_NAME: Final = re.compile(
     r"|REGIONAL INDICATOR SYMBOL LETTER ([A-Z])"
 )
 _STYLED_BLOCKS: Final = ((0x0250, 0x02B0), (0x1D00, 0x1D80), (0xA730, 0xA800), (0x1F150, 0x1F200))
+# What the table of look-alikes leaves out or sees otherwise, though people use it so.
+_DOTLESS_I: Final = "\u0131"
+_TURKISH: Final = re.compile("[\u00e7\u00c7\u00f6\u00d6\u00fc\u00dc\u011f\u011e\u015f\u015e\u0130]")
+_COUSINS_TOO: Final = {
+    "\u043c": "m",
+    "\u0442": "t",
+    "\u043a": "k",
+    "\u04bd": "e",
+    "\u04cf": "l",  # palochka: the table has it as i
+    "\u03c2": "c",  # lunate sigma, after its compatibility form
+}
 _MOSTLY: Final = 4  # a line is Latin when it has this many Latin words to one of another script
 
 
@@ -74,7 +84,7 @@ def tables() -> Tables:
             twins[char] = cousins[char] = exact[0]
         elif near := [styled[other] for other in alike if other in styled]:
             cousins[char] = near[0]
-    return Tables(styled, twins, cousins)
+    return Tables(styled, twins, cousins | _COUSINS_TOO)
 
 
 def _styled(looks: Mapping[str, list[str]]) -> dict[str, str]:
@@ -112,9 +122,7 @@ def look_alikes(text: str) -> Iterator[Edit]:
 
 def _line_edits(line: str) -> Iterator[Edit]:
     table = tables()
-    read = list(line)
-    for match in _STYLED.finditer(line):
-        read[match.start()] = table.styled.get(match[0], match[0])
+    read = _letter_by_letter(line, table.styled)
     latin = foreign = 0
     undecided: list[tuple[int, int, str]] = []
     for match in _WORD.finditer("".join(read)):
@@ -136,6 +144,13 @@ def _line_edits(line: str) -> Iterator[Edit]:
     for at, (old, new) in enumerate(zip(line, read, strict=True)):
         if old != new:
             yield at, at + 1, new
+
+
+def _letter_by_letter(line: str, styled: Mapping[str, str]) -> list[str]:
+    """Latin letters in disguise, wherever they stand; a dotless i where nothing else is Turkish."""
+    if _DOTLESS_I in line and not _TURKISH.search(line):
+        styled = {**styled, _DOTLESS_I: "i"}
+    return [styled.get(char, char) for char in line]
 
 
 def _mixes_scripts(word: str) -> bool:

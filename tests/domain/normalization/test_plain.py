@@ -37,6 +37,8 @@ def tags(text):
         pytest.param("tab\tline\r\n", "tab\tline\r\n", id="layout stays"),
         pytest.param("x\ud83dy", "x\ufffdy", id="lone surrogate"),
         pytest.param("wait\u2026", "wait...", id="ellipsis"),
+        pytest.param("b\u0131g f\u0131sh", "big fish", id="dotless i outside Turkish"),
+        pytest.param("\u043cy a\u04cf\u04cf", "my all", id="cousins in a mixed word"),
         pytest.param("\ufdfa", "\ufdfa", id="ligature that would explode"),
         pytest.param("", "", id="empty"),
     ],
